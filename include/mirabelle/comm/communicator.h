@@ -1,0 +1,81 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "mirabelle/core/stream.h"
+#include "mirabelle/core/tensor.h"
+
+namespace mirabelle {
+
+enum class ReduceOp { kSum, kMax, kMin };
+
+/// A collective under way. The tensor belongs to it until `wait` returns.
+class PendingCollective {
+ public:
+  virtual ~PendingCollective() = default;
+  /// Lets a host-driven transport make progress; cheap, never blocks.
+  virtual void poll() = 0;
+  /// Later work on `stream` sees the result.
+  virtual void wait(const Stream& stream) = 0;
+};
+
+/// A group of ranks. Every rank of the group must make the same calls in the same order. Tensors
+/// must live in memory that the definition can move (host memory here). All operations are in
+/// stream order on `stream`; on host memory they are done when the call returns. A group of one
+/// does nothing but copy. Supported dtypes: all. Failures of the transport throw Error.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual std::string name() const = 0;  ///< for logs: "self", "mpi"
+
+  /// x = op over ranks of x, elementwise, in place.
+  virtual void all_reduce(const TensorView& x, ReduceOp op, const Stream& stream) const = 0;
+  /// The same, under way while the caller computes.
+  virtual std::unique_ptr<PendingCollective> start_all_reduce(const TensorView& x, ReduceOp op,
+                                                              const Stream& stream) const = 0;
+  /// out [size * n] = the ranks' x [n], in rank order. x may be this rank's part of out.
+  virtual void all_gather(const TensorView& out, const TensorView& x,
+                          const Stream& stream) const = 0;
+  /// out [n] = this rank's part of the op over ranks of x [size * n]. out may be that part of x.
+  virtual void reduce_scatter(const TensorView& out, const TensorView& x, ReduceOp op,
+                              const Stream& stream) const = 0;
+  virtual void broadcast(const TensorView& x, int root, const Stream& stream) const = 0;
+  virtual void send(const TensorView& x, int destination, const Stream& stream) const = 0;
+  virtual void recv(const TensorView& x, int source, const Stream& stream) const = 0;
+  virtual void barrier() const = 0;
+  /// Groups of the ranks with the same colour, ordered by key, then by rank.
+  virtual std::unique_ptr<Communicator> split(int color, int key) const = 0;
+};
+
+/// A group of one.
+std::unique_ptr<Communicator> make_self_communicator();
+
+/// Host memory over MPI, on a duplicate of MPI_COMM_WORLD. MpiSession must be alive.
+std::unique_ptr<Communicator> make_mpi_communicator();
+
+/// MPI_Init and MPI_Finalize. One per process, made first in `main`, outlives every communicator.
+class MpiSession {
+ public:
+  MpiSession(int* argc, char*** argv);
+  ~MpiSession();
+  MpiSession(const MpiSession&) = delete;
+  MpiSession& operator=(const MpiSession&) = delete;
+};
+
+/// Ends all ranks of the job with this exit status; for `main`'s last resort after an Error, so
+/// that no peer waits in a collective for ever. With one rank it only exits.
+[[noreturn]] void abort_job(int exit_status);
+
+// Small host-side messages, over any communicator whose tensors may be host memory.
+
+/// The same text on every rank: root's.
+std::string broadcast_text(const Communicator& communicator, const std::string& text, int root);
+/// Every rank's text, in rank order, on every rank.
+std::vector<std::string> all_gather_texts(const Communicator& communicator,
+                                          const std::string& text);
+
+}  // namespace mirabelle

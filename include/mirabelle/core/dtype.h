@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+
+#include "mirabelle/core/error.h"
+
+namespace mirabelle {
+
+enum class DType { kFloat32, kFloat64, kInt32, kInt64, kUint8 };
+
+template <typename T>
+struct DTypeOf;
+template <>
+struct DTypeOf<float> {
+  static constexpr DType value = DType::kFloat32;
+};
+template <>
+struct DTypeOf<double> {
+  static constexpr DType value = DType::kFloat64;
+};
+template <>
+struct DTypeOf<int32_t> {
+  static constexpr DType value = DType::kInt32;
+};
+template <>
+struct DTypeOf<int64_t> {
+  static constexpr DType value = DType::kInt64;
+};
+template <>
+struct DTypeOf<uint8_t> {
+  static constexpr DType value = DType::kUint8;
+};
+template <typename T>
+inline constexpr DType kDTypeOf = DTypeOf<T>::value;
+
+inline int64_t size_in_bytes(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+    case DType::kInt32:
+      return 4;
+    case DType::kFloat64:
+    case DType::kInt64:
+      return 8;
+    case DType::kUint8:
+      return 1;
+  }
+  throw_error(ErrorKind::kOther, "unknown dtype ", static_cast<int>(dtype));
+}
+
+inline const char* to_string(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return "float32";
+    case DType::kFloat64:
+      return "float64";
+    case DType::kInt32:
+      return "int32";
+    case DType::kInt64:
+      return "int64";
+    case DType::kUint8:
+      return "uint8";
+  }
+  return "unknown";
+}
+
+}  // namespace mirabelle

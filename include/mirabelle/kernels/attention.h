@@ -1,0 +1,64 @@
+#pragma once
+
+#include "mirabelle/core/stream.h"
+#include "mirabelle/core/tensor.h"
+
+namespace mirabelle {
+
+/// Causal softmax attention over packed sequences with grouped-query heads, computed in blocks with
+/// a running softmax (Dao et al. 2022): no T x T matrix is ever stored.
+///
+///   out = softmax(scale * q k^T + causal mask within the sequence) v
+///
+///   out      [num_tokens, num_kv_heads * group_size * head_dim]   query heads in the order of qkv
+///   log_sum  [num_tokens, num_kv_heads * group_size]              log of the sum of exp of the
+///   scaled
+///                                                                 scores, kept for the backward
+///                                                                 pass
+///   qkv      [num_tokens, num_kv_heads, group_size + 2, head_dim] see rotary_embedding.h
+///   sequence_offsets  [num_sequences + 1] int32, from 0 to num_tokens, ascending (empty ones
+///   allowed)
+void attention_forward(const TensorView& out, const TensorView& log_sum, const TensorView& qkv,
+                       const TensorView& sequence_offsets, double scale, const Stream& stream);
+
+/// grad_qkv [like qkv], overwritten, from grad_out [like out] and the forward pass's results. The
+/// order of every sum is fixed by the sequences alone.
+void attention_backward(const TensorView& grad_qkv, const TensorView& grad_out,
+                        const TensorView& out, const TensorView& log_sum, const TensorView& qkv,
+                        const TensorView& sequence_offsets, double scale, const Stream& stream);
+
+/// One decoding step of beam search: the beams of a user share the keys and values of the user's
+/// history, and each has those of its own few later tokens.
+///
+///   out             [num_beams, num_kv_heads * group_size * head_dim]
+///   qkv             [num_beams, num_kv_heads, group_size + 2, head_dim]  of the newest tokens
+///   prefix_qkv      [num_prefix_tokens, num_kv_heads, group_size + 2, head_dim]  of the histories
+///   prefix_offsets  [num_users + 1] int32: the tokens of a user's history
+///   beam_offsets    [num_users + 1] int32: the rows of `qkv` that are a user's beams
+///   suffix_kv       [suffix_length, num_beams, num_kv_heads, 2, head_dim]  keys and values of each
+///                   beam's earlier tokens, oldest first; absent if suffix_length is 0
+///
+/// A query sees its user's history, its beam's suffix, and itself.
+void beam_attention(const TensorView& out, const TensorView& qkv, const TensorView& prefix_qkv,
+                    const TensorView& prefix_offsets, const TensorView& beam_offsets,
+                    const TensorView& suffix_kv, int64_t suffix_length, double scale,
+                    const Stream& stream);
+
+namespace backend {
+template <Device D, typename T>
+void attention_forward(T* out, T* log_sum, const T* qkv, const int32_t* sequence_offsets,
+                       int64_t num_sequences, int64_t num_kv_heads, int64_t group_size,
+                       int64_t head_dim, double scale, const Stream& stream);
+template <Device D, typename T>
+void attention_backward(T* grad_qkv, const T* grad_out, const T* out, const T* log_sum,
+                        const T* qkv, const int32_t* sequence_offsets, int64_t num_sequences,
+                        int64_t num_kv_heads, int64_t group_size, int64_t head_dim, double scale,
+                        const Stream& stream);
+template <Device D, typename T>
+void beam_attention(T* out, const T* qkv, const T* prefix_qkv, const int32_t* prefix_offsets,
+                    const int32_t* beam_offsets, const T* suffix_kv, int64_t num_users,
+                    int64_t num_beams, int64_t suffix_length, int64_t num_kv_heads,
+                    int64_t group_size, int64_t head_dim, double scale, const Stream& stream);
+}  // namespace backend
+
+}  // namespace mirabelle

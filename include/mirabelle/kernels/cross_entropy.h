@@ -1,0 +1,30 @@
+#pragma once
+
+#include "mirabelle/core/stream.h"
+#include "mirabelle/core/tensor.h"
+
+namespace mirabelle {
+
+/// Softmax cross entropy whose gradient replaces the logits:
+///   loss   = -log softmax(logits)[target]
+///   logits = grad_scale * (softmax(logits) - one_hot(target))
+/// A row whose target is negative has loss 0 and gradient 0.
+///
+///   loss     [num_tokens] float32 (float64 for float64 logits), overwritten
+///   logits   [num_tokens, vocab_size], overwritten by their gradient
+///   targets  [num_tokens] int32, below vocab_size
+void softmax_cross_entropy(const TensorView& loss, const TensorView& logits,
+                           const TensorView& targets, double grad_scale, const Stream& stream);
+
+/// logits [num_rows, vocab_size] = log softmax(logits), in place.
+void log_softmax(const TensorView& logits, const Stream& stream);
+
+namespace backend {
+template <Device D, typename T>
+void softmax_cross_entropy(T* loss, T* logits, const int32_t* targets, int64_t num_tokens,
+                           int64_t vocab_size, double grad_scale, const Stream& stream);
+template <Device D, typename T>
+void log_softmax(T* logits, int64_t num_rows, int64_t vocab_size, const Stream& stream);
+}  // namespace backend
+
+}  // namespace mirabelle

@@ -1,0 +1,22 @@
+#pragma once
+
+#include "mirabelle/core/stream.h"
+#include "mirabelle/core/tensor.h"
+
+namespace mirabelle {
+
+/// out [1] float64 = sum of x (or of x^2) [n], in float64, in an order that depends on n only.
+void sum(const TensorView& out, const TensorView& x, const Stream& stream);
+void sum_of_squares(const TensorView& out, const TensorView& x, const Stream& stream);
+
+/// x = 0.
+void fill_zero(const TensorView& x, const Stream& stream);
+
+namespace backend {
+template <Device D, typename T>
+void sum(double* out, const T* x, int64_t n, const Stream& stream);
+template <Device D, typename T>
+void sum_of_squares(double* out, const T* x, int64_t n, const Stream& stream);
+}  // namespace backend
+
+}  // namespace mirabelle

@@ -1,0 +1,94 @@
+#include "mirabelle/kernels/rms_norm.h"
+
+#include <cmath>
+
+#include "cpu/dropout_mask.h"
+#include "dropout_arguments.h"
+
+namespace mirabelle::backend {
+namespace {
+
+/// Tokens [begin, end) of chunk `chunk` of `num_chunks`.
+int64_t chunk_begin(int64_t chunk, int64_t num_chunks, int64_t n) { return chunk * n / num_chunks; }
+
+}  // namespace
+
+template <Device D, typename T>
+void residual_rms_norm_forward(T* out, T* residual_out, T* rstd, const T* residual, const T* branch,
+                               const T* weight, int64_t num_tokens, int64_t hidden_size,
+                               double epsilon, const DropoutArguments& dropout, const Stream&) {
+#pragma omp parallel for schedule(static)
+  for (int64_t token = 0; token < num_tokens; ++token) {
+    const T* x = residual + token * hidden_size;
+    if (branch) {
+      T* sum = residual_out + token * hidden_size;
+      const T* b = branch + token * hidden_size;
+      for_each_kept<T>(dropout, token, hidden_size,
+                       [&](int64_t i, T keep) { sum[i] = x[i] + keep * b[i]; });
+      x = sum;
+    }
+    T squares = 0;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t i = 0; i < hidden_size; ++i) squares += x[i] * x[i];
+    const T r = 1 / std::sqrt(squares / hidden_size + static_cast<T>(epsilon));
+    T* y = out + token * hidden_size;
+#pragma omp simd
+    for (int64_t i = 0; i < hidden_size; ++i) y[i] = x[i] * r * weight[i];
+    rstd[token] = r;
+  }
+}
+
+// With y = x r w and r = (mean(x^2) + epsilon)^(-1/2):
+//   dx = r w dy - x r^3 / hidden_size * sum(dy w x)
+template <Device D, typename T>
+void residual_rms_norm_backward(T* grad_residual, T* grad_branch, T* grad_weight, const T* grad_out,
+                                const T* residual_out, const T* rstd, const T* weight,
+                                int64_t num_tokens, int64_t hidden_size, int64_t num_chunks,
+                                const DropoutArguments& dropout, T* workspace, const Stream&) {
+#pragma omp parallel for schedule(static)
+  for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
+    T* weight_sum = workspace + chunk * hidden_size;
+    std::fill(weight_sum, weight_sum + hidden_size, T{0});
+    const int64_t end = chunk_begin(chunk + 1, num_chunks, num_tokens);
+    for (int64_t token = chunk_begin(chunk, num_chunks, num_tokens); token < end; ++token) {
+      const T* x = residual_out + token * hidden_size;
+      const T* dy = grad_out + token * hidden_size;
+      T* dx = grad_residual + token * hidden_size;
+      const T r = rstd[token];
+      T dot = 0;
+#pragma omp simd reduction(+ : dot)
+      for (int64_t i = 0; i < hidden_size; ++i) dot += dy[i] * weight[i] * x[i];
+      const T shrink = dot * r * r * r / hidden_size;
+#pragma omp simd
+      for (int64_t i = 0; i < hidden_size; ++i) {
+        dx[i] += dy[i] * weight[i] * r - x[i] * shrink;
+        weight_sum[i] += dy[i] * x[i] * r;
+      }
+      if (grad_branch) {
+        T* db = grad_branch + token * hidden_size;
+        for_each_kept<T>(dropout, token, hidden_size,
+                         [&](int64_t i, T keep) { db[i] = keep * dx[i]; });
+      }
+    }
+  }
+#pragma omp parallel for simd schedule(static)
+  for (int64_t i = 0; i < hidden_size; ++i) {
+    T total = 0;
+    for (int64_t chunk = 0; chunk < num_chunks; ++chunk)
+      total += workspace[chunk * hidden_size + i];
+    grad_weight[i] += total;
+  }
+}
+
+#define INSTANTIATE(T)                                                                             \
+  template void residual_rms_norm_forward<Device::kCpu, T>(                                        \
+      T*, T*, T*, const T*, const T*, const T*, int64_t, int64_t, double, const DropoutArguments&, \
+      const Stream&);                                                                              \
+  template void residual_rms_norm_backward<Device::kCpu, T>(                                       \
+      T*, T*, T*, const T*, const T*, const T*, const T*, int64_t, int64_t, int64_t,               \
+      const DropoutArguments&, T*, const Stream&);
+INSTANTIATE(float)
+INSTANTIATE(double)
+#undef INSTANTIATE
+
+}  // namespace mirabelle::backend

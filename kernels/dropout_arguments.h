@@ -1,0 +1,34 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "mirabelle/kernels/dropout.h"
+
+namespace mirabelle::backend {
+
+/// Dropout as the backends take it. threshold = 0 means no dropout, and the arrays are not read.
+struct DropoutArguments {
+  uint64_t key = 0;
+  uint32_t threshold = 0;  ///< of 65536: an element whose 16 bits are below it is dropped
+  double scale = 1;        ///< of the elements that live
+  const int32_t* sequence_ids = nullptr;
+  const int32_t* positions = nullptr;
+};
+
+/// Checks rate and coordinates.
+inline DropoutArguments dropout_arguments(const Dropout& dropout, int64_t num_tokens) {
+  MIRABELLE_CHECK(dropout.rate >= 0 && dropout.rate < 1, "a dropout rate is in [0, 1), not ",
+                  dropout.rate);
+  if (dropout.rate == 0) return {};
+  MIRABELLE_CHECK(dropout.sequence_ids.num_elements() == num_tokens &&
+                      dropout.positions.num_elements() == num_tokens,
+                  "dropout needs ", num_tokens, " sequence IDs and positions, got ",
+                  dropout.sequence_ids.num_elements(), " and ", dropout.positions.num_elements());
+  const double threshold = std::min(65535.0, std::round(dropout.rate * 65536));
+  return {dropout.key, static_cast<uint32_t>(threshold), 1 / (1 - threshold / 65536),
+          dropout.sequence_ids.as<int32_t>(), dropout.positions.as<int32_t>()};
+}
+
+}  // namespace mirabelle::backend

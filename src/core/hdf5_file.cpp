@@ -1,0 +1,259 @@
+#include "mirabelle/core/hdf5_file.h"
+
+#include <algorithm>
+
+namespace mirabelle {
+namespace {
+
+void close_dataset(hid_t id) { H5Dclose(id); }
+void close_space(hid_t id) { H5Sclose(id); }
+void close_type(hid_t id) { H5Tclose(id); }
+void close_properties(hid_t id) { H5Pclose(id); }
+void close_group(hid_t id) { H5Gclose(id); }
+using Dataset = UniqueHandle<hid_t, close_dataset, hid_t{-1}>;
+using Space = UniqueHandle<hid_t, close_space, hid_t{-1}>;
+using Type = UniqueHandle<hid_t, close_type, hid_t{-1}>;
+using Properties = UniqueHandle<hid_t, close_properties, hid_t{-1}>;
+using Group = UniqueHandle<hid_t, close_group, hid_t{-1}>;
+
+constexpr int64_t kChunkBytes = 1 << 20;
+
+hid_t native_type(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return H5T_NATIVE_FLOAT;
+    case DType::kFloat64:
+      return H5T_NATIVE_DOUBLE;
+    case DType::kInt32:
+      return H5T_NATIVE_INT32;
+    case DType::kInt64:
+      return H5T_NATIVE_INT64;
+    case DType::kUint8:
+      return H5T_NATIVE_UINT8;
+  }
+  throw_error(ErrorKind::kOther, "no HDF5 type for dtype ", static_cast<int>(dtype));
+}
+
+std::vector<hsize_t> extents_of(const Shape& shape) {
+  std::vector<hsize_t> extents;
+  for (int axis = 0; axis < shape.rank(); ++axis) extents.push_back(shape[axis]);
+  return extents;
+}
+
+Properties intermediate_groups() {
+  Properties properties(H5Pcreate(H5P_LINK_CREATE));
+  H5Pset_create_intermediate_group(properties.get(), 1);
+  return properties;
+}
+
+/// HDF5 prints its error stack by default; we say one line instead.
+void quiet() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
+
+}  // namespace
+
+void Hdf5File::fail(const std::string& name, const std::string& what) const {
+  throw_error(ErrorKind::kData, path_.string(), name.empty() ? "" : ": dataset ", name, ": ", what);
+}
+
+Hdf5File Hdf5File::create(const std::filesystem::path& path) {
+  quiet();
+  Hdf5File result(path);
+  result.file_ = decltype(file_)(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT));
+  if (!result.file_) result.fail("", "cannot create the file");
+  return result;
+}
+
+Hdf5File Hdf5File::open(const std::filesystem::path& path) {
+  quiet();
+  Hdf5File result(path);
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) result.fail("", "no such file");
+  result.file_ = decltype(file_)(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT));
+  if (!result.file_) result.fail("", "not a readable HDF5 file (truncated or of another format)");
+  return result;
+}
+
+bool Hdf5File::contains(const std::string& name) const {
+  for (size_t slash = name.find('/'); slash != std::string::npos;
+       slash = name.find('/', slash + 1)) {
+    if (slash > 0 && H5Lexists(file_.get(), name.substr(0, slash).c_str(), H5P_DEFAULT) <= 0) {
+      return false;
+    }
+  }
+  return H5Lexists(file_.get(), name.c_str(), H5P_DEFAULT) > 0;
+}
+
+std::vector<std::string> Hdf5File::names(const std::string& group) const {
+  Group opened(H5Gopen2(file_.get(), group.c_str(), H5P_DEFAULT));
+  if (!opened) return {};
+  std::vector<std::string> found;
+  auto visit = [](hid_t, const char* name, const H5L_info_t*, void* out) -> herr_t {
+    static_cast<std::vector<std::string>*>(out)->push_back(name);
+    return 0;
+  };
+  H5Literate(opened.get(), H5_INDEX_NAME, H5_ITER_INC, nullptr, visit, &found);
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+Shape Hdf5File::shape(const std::string& name) const {
+  if (!contains(name)) fail(name, "missing");
+  Dataset dataset(H5Dopen2(file_.get(), name.c_str(), H5P_DEFAULT));
+  if (!dataset) fail(name, "not a dataset");
+  Space space(H5Dget_space(dataset.get()));
+  const int rank = H5Sget_simple_extent_ndims(space.get());
+  if (rank < 0 || rank > 3) fail(name, "has " + std::to_string(rank) + " axes, wanted at most 3");
+  hsize_t extents[3] = {};
+  H5Sget_simple_extent_dims(space.get(), extents, nullptr);
+  switch (rank) {
+    case 0:
+      return {};
+    case 1:
+      return {static_cast<int64_t>(extents[0])};
+    case 2:
+      return {static_cast<int64_t>(extents[0]), static_cast<int64_t>(extents[1])};
+    default:
+      return {static_cast<int64_t>(extents[0]), static_cast<int64_t>(extents[1]),
+              static_cast<int64_t>(extents[2])};
+  }
+}
+
+DType Hdf5File::dtype(const std::string& name) const {
+  if (!contains(name)) fail(name, "missing");
+  Dataset dataset(H5Dopen2(file_.get(), name.c_str(), H5P_DEFAULT));
+  if (!dataset) fail(name, "not a dataset");
+  Type stored(H5Dget_type(dataset.get()));
+  for (DType dtype :
+       {DType::kFloat32, DType::kFloat64, DType::kInt32, DType::kInt64, DType::kUint8}) {
+    if (H5Tequal(stored.get(), native_type(dtype)) > 0) return dtype;
+  }
+  fail(name, "has an element type that Mirabelle does not write");
+}
+
+void Hdf5File::write(const std::string& name, const TensorView& values) {
+  const auto extents = extents_of(values.shape);
+  Space space(H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr));
+  const Properties links = intermediate_groups();
+  Dataset dataset(H5Dcreate2(file_.get(), name.c_str(), native_type(values.dtype), space.get(),
+                             links.get(), H5P_DEFAULT, H5P_DEFAULT));
+  if (!dataset) fail(name, "cannot create");
+  if (!values.empty() && H5Dwrite(dataset.get(), native_type(values.dtype), H5S_ALL, H5S_ALL,
+                                  H5P_DEFAULT, values.data) < 0) {
+    fail(name, "cannot write (is the disk full?)");
+  }
+}
+
+void Hdf5File::create_appendable(const std::string& name, const Shape& row, DType dtype) {
+  std::vector<hsize_t> extents = extents_of(row), limits = extents, chunk = extents;
+  extents.insert(extents.begin(), 0);
+  limits.insert(limits.begin(), H5S_UNLIMITED);
+  const int64_t row_bytes = row.num_elements() * size_in_bytes(dtype);
+  chunk.insert(chunk.begin(), std::max<int64_t>(1, kChunkBytes / std::max<int64_t>(1, row_bytes)));
+  Space space(H5Screate_simple(static_cast<int>(extents.size()), extents.data(), limits.data()));
+  Properties properties(H5Pcreate(H5P_DATASET_CREATE));
+  H5Pset_chunk(properties.get(), static_cast<int>(chunk.size()), chunk.data());
+  const Properties links = intermediate_groups();
+  Dataset dataset(H5Dcreate2(file_.get(), name.c_str(), native_type(dtype), space.get(),
+                             links.get(), properties.get(), H5P_DEFAULT));
+  if (!dataset) fail(name, "cannot create");
+}
+
+void Hdf5File::append(const std::string& name, const TensorView& rows) {
+  if (rows.empty()) return;
+  Dataset dataset(H5Dopen2(file_.get(), name.c_str(), H5P_DEFAULT));
+  if (!dataset) fail(name, "missing");
+  const std::vector<hsize_t> count = extents_of(rows.shape);
+  std::vector<hsize_t> extents(count.size()), start(count.size(), 0);
+  Space before(H5Dget_space(dataset.get()));
+  H5Sget_simple_extent_dims(before.get(), extents.data(), nullptr);
+  start[0] = extents[0];
+  extents[0] += count[0];
+  if (H5Dset_extent(dataset.get(), extents.data()) < 0) fail(name, "cannot grow");
+  Space target(H5Dget_space(dataset.get()));
+  H5Sselect_hyperslab(target.get(), H5S_SELECT_SET, start.data(), nullptr, count.data(), nullptr);
+  Space source(H5Screate_simple(static_cast<int>(count.size()), count.data(), nullptr));
+  if (H5Dwrite(dataset.get(), native_type(rows.dtype), source.get(), target.get(), H5P_DEFAULT,
+               rows.data) < 0) {
+    fail(name, "cannot write (is the disk full?)");
+  }
+}
+
+void Hdf5File::read_rows(const std::string& name, int64_t begin, const TensorView& out) const {
+  const Shape stored = shape(name);
+  const int64_t end = begin + (out.shape.rank() ? out.shape[0] : 0);
+  bool fits =
+      stored.rank() == out.shape.rank() && stored.rank() > 0 && begin >= 0 && end <= stored[0];
+  for (int axis = 1; fits && axis < stored.rank(); ++axis) fits = stored[axis] == out.shape[axis];
+  if (!fits) {
+    std::ostringstream what;
+    what << "has shape " << stored << ", wanted rows [" << begin << ", " << end << ") of shape "
+         << out.shape;
+    fail(name, what.str());
+  }
+  if (dtype(name) != out.dtype) {
+    fail(name, std::string("holds ") + to_string(dtype(name)) + ", wanted " + to_string(out.dtype));
+  }
+  if (out.empty()) return;
+  Dataset dataset(H5Dopen2(file_.get(), name.c_str(), H5P_DEFAULT));
+  Space source(H5Dget_space(dataset.get()));
+  const std::vector<hsize_t> count = extents_of(out.shape);
+  std::vector<hsize_t> start(count.size(), 0);
+  start[0] = static_cast<hsize_t>(begin);
+  H5Sselect_hyperslab(source.get(), H5S_SELECT_SET, start.data(), nullptr, count.data(), nullptr);
+  Space target(H5Screate_simple(static_cast<int>(count.size()), count.data(), nullptr));
+  if (H5Dread(dataset.get(), native_type(out.dtype), target.get(), source.get(), H5P_DEFAULT,
+              out.data) < 0) {
+    fail(name, "cannot read (truncated or damaged)");
+  }
+}
+
+void Hdf5File::write_text(const std::string& name, const std::string& text) {
+  write(name, view_of(reinterpret_cast<const uint8_t*>(text.data()),
+                      {static_cast<int64_t>(text.size())}));
+}
+
+std::string Hdf5File::read_text(const std::string& name) const {
+  const std::vector<uint8_t> bytes = read<uint8_t>(name);
+  return {bytes.begin(), bytes.end()};
+}
+
+void Hdf5File::write_strings(const std::string& name, const std::vector<std::string>& strings) {
+  std::string bytes;
+  std::vector<int64_t> offsets{0};
+  for (const std::string& text : strings) {
+    bytes += text;
+    offsets.push_back(static_cast<int64_t>(bytes.size()));
+  }
+  write_text(name + "_bytes", bytes);
+  write(name + "_offsets", view_of(offsets.data(), {static_cast<int64_t>(offsets.size())}));
+}
+
+std::vector<std::string> Hdf5File::read_strings(const std::string& name) const {
+  return read_strings(name, 0, shape(name + "_offsets").num_elements() - 1);
+}
+
+std::vector<std::string> Hdf5File::read_strings(const std::string& name, int64_t begin,
+                                                int64_t end) const {
+  std::vector<int64_t> offsets(end - begin + 1);
+  read_rows(name + "_offsets", begin, view_of(offsets.data(), {end - begin + 1}));
+  const int64_t total = shape(name + "_bytes").num_elements();
+  if (offsets.front() < 0 || offsets.back() > total ||
+      !std::is_sorted(offsets.begin(), offsets.end())) {
+    fail(name + "_offsets", "does not ascend within the " + std::to_string(total) + " bytes");
+  }
+  std::vector<uint8_t> bytes(offsets.back() - offsets.front());
+  read_rows(name + "_bytes", offsets.front(),
+            view_of(bytes.data(), {static_cast<int64_t>(bytes.size())}));
+  std::vector<std::string> strings;
+  for (int64_t i = 0; i < end - begin; ++i) {
+    strings.emplace_back(bytes.begin() + (offsets[i] - offsets[0]),
+                         bytes.begin() + (offsets[i + 1] - offsets[0]));
+  }
+  return strings;
+}
+
+void Hdf5File::close() {
+  if (file_ && H5Fclose(file_.release()) < 0) fail("", "cannot finish writing (is the disk full?)");
+}
+
+}  // namespace mirabelle
