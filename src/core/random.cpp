@@ -53,7 +53,8 @@ uint64_t Random::next() {
 double Random::uniform() { return to_unit(next()); }
 
 int64_t Random::below(int64_t n) {
-  return static_cast<int64_t>((static_cast<unsigned __int128>(next()) * n) >> 64);
+  __extension__ using Wide = unsigned __int128;
+  return static_cast<int64_t>((static_cast<Wide>(next()) * static_cast<Wide>(n)) >> 64);
 }
 
 double Random::normal() { return box_muller(philox_at(key_, position_++)); }
