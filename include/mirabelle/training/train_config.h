@@ -1,0 +1,47 @@
+#pragma once
+
+#include <string>
+
+#include "mirabelle/core/config_fields.h"
+
+namespace mirabelle {
+
+struct TrainingConfig {
+  std::string output = "runs/train";
+  int64_t max_steps = 10000;
+  double max_wall_seconds = 0;
+  bool fit_steps_to_wall_time = false;
+  int64_t seed = 0;
+
+  int64_t micro_batch_tokens = 2048;
+  int64_t global_batch_tokens = 8192;
+  int64_t max_sequence_tokens = 1024;
+
+  double learning_rate = 2e-3;
+  double min_learning_rate = 0;
+  int64_t warmup_steps = 200;
+  std::string schedule = "cosine";
+  double weight_decay = 0.05;
+  double beta1 = 0.9;
+  double beta2 = 0.98;
+  double epsilon = 1e-8;
+  double max_grad_norm = 1.0;
+
+  int64_t log_every_steps = 20;
+  int64_t validation_every_steps = 500;
+  int64_t validation_users = 2000;
+  int64_t validation_beam_size = 20;
+  int64_t early_stop_patience = 0;
+  int64_t checkpoint_every_steps = 500;
+  int64_t keep_checkpoints = 2;
+  bool resume = true;
+
+  /// Parts of the global batch; each is packed and computed by itself.
+  int64_t num_parts() const { return global_batch_tokens / micro_batch_tokens; }
+
+  void visit(ConfigFields& fields);
+  /// Throws a kUsage Error that names the field.
+  void check() const;
+};
+
+}  // namespace mirabelle

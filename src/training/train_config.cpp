@@ -1,0 +1,74 @@
+#include "mirabelle/training/train_config.h"
+
+#include "mirabelle/core/error.h"
+
+namespace mirabelle {
+
+void TrainingConfig::visit(ConfigFields& fields) {
+  fields.field("output", output, "folder for configuration, metrics and checkpoints");
+  fields.field("max_steps", max_steps, "optimizer steps; the learning-rate schedule ends there");
+  fields.field("max_wall_seconds", max_wall_seconds, "stop after this long; 0 = no limit");
+  fields.field("fit_steps_to_wall_time", fit_steps_to_wall_time,
+               "time the first steps, then lower max_steps to what max_wall_seconds allows");
+  fields.field("seed", seed, "of weights, dropout and data order");
+  fields.field("micro_batch_tokens", micro_batch_tokens,
+               "tokens of one part: what one forward and backward pass takes");
+  fields.field("global_batch_tokens", global_batch_tokens,
+               "tokens of an optimizer step over all ranks; a multiple of micro_batch_tokens");
+  fields.field("max_sequence_tokens", max_sequence_tokens, "longest training sequence");
+  fields.field("learning_rate", learning_rate, "highest learning rate");
+  fields.field("min_learning_rate", min_learning_rate, "lowest learning rate after the warm-up");
+  fields.field("warmup_steps", warmup_steps, "steps of linear growth to learning_rate");
+  fields.field("schedule", schedule, "after the warm-up: cosine, constant or inverse_sqrt");
+  fields.field("weight_decay", weight_decay, "AdamW's decay of matrices (norms are not decayed)");
+  fields.field("beta1", beta1, "AdamW: decay of the mean gradient");
+  fields.field("beta2", beta2, "AdamW: decay of the mean squared gradient");
+  fields.field("epsilon", epsilon, "AdamW: added to the root of the mean squared gradient");
+  fields.field("max_grad_norm", max_grad_norm, "clip the global gradient norm; 0 = never");
+  fields.field("log_every_steps", log_every_steps, "steps between lines of metrics.jsonl");
+  fields.field("validation_every_steps", validation_every_steps, "0 = never");
+  fields.field("validation_users", validation_users, "users of a validation during training");
+  fields.field("validation_beam_size", validation_beam_size, "beams of such a validation");
+  fields.field("early_stop_patience", early_stop_patience,
+               "stop after so many validations without a better NDCG@10; 0 = never");
+  fields.field("checkpoint_every_steps", checkpoint_every_steps, "0 = only at the end");
+  fields.field("keep_checkpoints", keep_checkpoints, "newest checkpoints to keep, beside the best");
+  fields.field("resume", resume, "go on from the newest checkpoint in output, if there is one");
+}
+
+void TrainingConfig::check() const {
+  MIRABELLE_CHECK_USAGE(max_steps >= 0, "training.max_steps must not be negative, is ", max_steps);
+  MIRABELLE_CHECK_USAGE(!fit_steps_to_wall_time || max_wall_seconds > 0,
+                        "training.fit_steps_to_wall_time needs training.max_wall_seconds");
+  MIRABELLE_CHECK_USAGE(micro_batch_tokens > 0, "training.micro_batch_tokens must be positive, is ",
+                        micro_batch_tokens);
+  MIRABELLE_CHECK_USAGE(global_batch_tokens > 0 && global_batch_tokens % micro_batch_tokens == 0,
+                        "training.global_batch_tokens ", global_batch_tokens,
+                        " must be a positive multiple of training.micro_batch_tokens ",
+                        micro_batch_tokens);
+  MIRABELLE_CHECK_USAGE(max_sequence_tokens > 1 && max_sequence_tokens <= micro_batch_tokens,
+                        "training.max_sequence_tokens ", max_sequence_tokens,
+                        " must be from 2 to training.micro_batch_tokens ", micro_batch_tokens);
+  MIRABELLE_CHECK_USAGE(
+      learning_rate > 0 && min_learning_rate >= 0 && min_learning_rate <= learning_rate,
+      "wanted 0 <= training.min_learning_rate <= training.learning_rate, got ", min_learning_rate,
+      " and ", learning_rate);
+  MIRABELLE_CHECK_USAGE(
+      schedule == "cosine" || schedule == "constant" || schedule == "inverse_sqrt",
+      "training.schedule must be cosine, constant or inverse_sqrt, not '", schedule, "'");
+  MIRABELLE_CHECK_USAGE(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1 && epsilon > 0,
+                        "wanted training.beta1 and beta2 in [0, 1) and epsilon > 0, got ", beta1,
+                        ", ", beta2, " and ", epsilon);
+  MIRABELLE_CHECK_USAGE(weight_decay >= 0 && max_grad_norm >= 0 && max_wall_seconds >= 0,
+                        "training.weight_decay, max_grad_norm and max_wall_seconds must not be "
+                        "negative");
+  MIRABELLE_CHECK_USAGE(warmup_steps >= 0 && log_every_steps > 0 && validation_every_steps >= 0 &&
+                            validation_users > 0 && validation_beam_size >= 10 &&
+                            early_stop_patience >= 0 && checkpoint_every_steps >= 0 &&
+                            keep_checkpoints >= 1,
+                        "training: wanted log_every_steps, validation_users, keep_checkpoints > 0, "
+                        "validation_beam_size >= 10 and the other counts >= 0");
+  MIRABELLE_CHECK_USAGE(!output.empty(), "training.output must name a folder");
+}
+
+}  // namespace mirabelle
