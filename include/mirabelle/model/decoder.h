@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "mirabelle/core/buffer.h"
+#include "mirabelle/core/stream.h"
+#include "mirabelle/model/transformer.h"
+
+namespace mirabelle {
+
+/// Step-by-step decoding for beam search, with a key/value cache: the beams of a user share the
+/// keys and values of the user's history. Uses the weights of a Transformer, which must outlive it;
+/// has activations of its own. Memory is allocated by the constructor only.
+///
+///   prefill(histories)               -> log-probabilities of each user's first code
+///   step(codes chosen, parents, ..)  -> log-probabilities of each beam's next code, and so on
+class Decoder {
+ public:
+  struct Limits {
+    int64_t max_prefix_tokens = 0;    ///< of all histories of a batch together
+    int64_t max_sequence_tokens = 0;  ///< of one history with its decoded codes
+    int64_t max_users = 0;
+    int64_t max_beams = 0;  ///< of all users of a batch together
+    int64_t max_steps = 0;  ///< calls of step() after a prefill(): num_levels - 1
+  };
+  Decoder(const Transformer& model, const Limits& limits);
+
+  /// Starts a batch. tokens [num_prefix_tokens] int32: the users' histories one after the other,
+  /// each at least one token; prefix_offsets [num_users + 1] int32. Returns log softmax over the
+  /// whole vocabulary, [num_users, vocab_size], of the token that follows each history. The result
+  /// belongs to the caller (who may overwrite it) until the next call.
+  TensorView prefill(const TensorView& tokens, const TensorView& prefix_offsets,
+                     const Stream& stream);
+
+  /// Appends one token to each beam. tokens [num_beams] int32; parents [num_beams] int32: the row
+  /// of the previous step() that each beam continues (not read by the first step); beam_offsets
+  /// [num_users + 1] int32: the rows that are a user's beams. Users keep their order; a user may
+  /// have no beams. Returns log-probabilities [num_beams, vocab_size] as above.
+  TensorView step(const TensorView& tokens, const TensorView& parents,
+                  const TensorView& beam_offsets, const Stream& stream);
+
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  struct Scratch {
+    TensorView residual, norm_out, rstd, branch, qkv, attention_out, log_sum, gate_up, swiglu_out;
+  };
+  struct Memory {
+    Scratch scratch;                     // [max(prefix tokens, beams), ...]
+    std::vector<TensorView> prefix_qkv;  // per layer
+    std::vector<TensorView>
+        suffix_kv;           // per layer [max_steps, max_beams, num_kv_heads, 2, head_dim]
+    TensorView suffix_copy;  // one step of a suffix, while it is reordered
+    TensorView logits, last_hidden, last_branch;  // [max(users, beams), ...]
+    TensorView positions, last_rows;              // int32
+  };
+  Memory plan(Arena& arena) const;
+  Scratch scratch(int64_t num_tokens) const;
+  void feed_forward(int64_t layer, const Scratch& s, const Stream& stream);
+  TensorView head(const Scratch& s, const Stream& stream);
+
+  const Transformer& model_;
+  Limits limits_;
+  int64_t bytes_ = 0;
+  Arena arena_;
+  Memory memory_;
+  std::vector<int32_t> prefix_lengths_;
+  TensorView prefix_offsets_;
+  int64_t num_steps_ = 0;
+};
+
+}  // namespace mirabelle
