@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -43,31 +44,37 @@ class Decoder {
   int64_t bytes() const { return bytes_; }
 
  private:
+  /// Activations of one layer for some tokens.
   struct Scratch {
-    TensorView residual, norm_out, rstd, branch, qkv, attention_out, log_sum, gate_up, swiglu_out;
+    TensorView residual, norm_out, rstd, branch, attention_out, attention_log_sum, gate_up,
+        swiglu_out;
+    TensorView positions;  // int32
+    Scratch first_rows(int64_t n) const;
   };
   struct Memory {
-    Scratch scratch;                     // [max(prefix tokens, beams), ...]
+    Scratch prefix;                      // [max_prefix_tokens, ...]
+    Scratch beams;                       // [max(max_users, max_beams), ...]
+    TensorView beam_qkv;                 // of the newest tokens
     std::vector<TensorView> prefix_qkv;  // per layer
-    std::vector<TensorView>
-        suffix_kv;           // per layer [max_steps, max_beams, num_kv_heads, 2, head_dim]
-    TensorView suffix_copy;  // one step of a suffix, while it is reordered
-    TensorView logits, last_hidden, last_branch;  // [max(users, beams), ...]
-    TensorView positions, last_rows;              // int32
+    std::array<std::vector<TensorView>, 2>
+        suffix_kv;         // per layer; a step gathers one into the other
+    TensorView last_rows;  // [max_users] int32: the newest token of each history
+    TensorView logits;
   };
   Memory plan(Arena& arena) const;
-  Scratch scratch(int64_t num_tokens) const;
-  void feed_forward(int64_t layer, const Scratch& s, const Stream& stream);
-  TensorView head(const Scratch& s, const Stream& stream);
+  Scratch plan_scratch(Arena& arena, int64_t num_tokens) const;
+  void project(int64_t layer, const Scratch& s, const TensorView& qkv, const Stream& stream);
+  void finish_layer(int64_t layer, const Scratch& s, const Stream& stream);
+  TensorView log_probabilities(const Scratch& s, const Stream& stream);
 
   const Transformer& model_;
   Limits limits_;
   int64_t bytes_ = 0;
   Arena arena_;
   Memory memory_;
-  std::vector<int32_t> prefix_lengths_;
-  TensorView prefix_offsets_;
-  int64_t num_steps_ = 0;
+  std::vector<int32_t> prefix_offsets_;
+  int64_t num_steps_ = 0;  // since the prefill
+  int64_t num_beams_ = 0;  // of the step before
 };
 
 }  // namespace mirabelle

@@ -1,0 +1,191 @@
+#include "mirabelle/model/decoder.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "mirabelle/kernels/attention.h"
+#include "mirabelle/kernels/cross_entropy.h"
+#include "mirabelle/kernels/embedding.h"
+#include "mirabelle/kernels/key_value_cache.h"
+#include "mirabelle/kernels/matmul.h"
+#include "mirabelle/kernels/rms_norm.h"
+#include "mirabelle/kernels/rotary_embedding.h"
+#include "mirabelle/kernels/swiglu.h"
+
+namespace mirabelle {
+
+Decoder::Decoder(const Transformer& model, const Limits& limits)
+    : model_(model), limits_(limits), arena_(model.device()) {
+  MIRABELLE_CHECK(limits.max_sequence_tokens <= model.rotary_table().shape[0], "histories of ",
+                  limits.max_sequence_tokens, " tokens; the model was made for ",
+                  model.rotary_table().shape[0]);
+  plan(arena_);  // only counts
+  bytes_ = arena_.bytes_used();
+  arena_ = Arena(bytes_, model.device());
+  memory_ = plan(arena_);
+}
+
+Decoder::Scratch Decoder::plan_scratch(Arena& arena, int64_t num_tokens) const {
+  const TransformerConfig& c = model_.config();
+  auto take = [&](const Shape& shape) { return arena.allocate(shape, model_.dtype()); };
+  const int64_t blocks = model_.layout().num_ffn_blocks();
+  Scratch s;
+  s.residual = take({num_tokens, c.hidden_size});
+  s.norm_out = take({num_tokens, c.hidden_size});
+  s.rstd = take({num_tokens});
+  s.branch = take({num_tokens, c.hidden_size});
+  s.attention_out = take({num_tokens, c.hidden_size});
+  s.attention_log_sum = take({num_tokens, c.num_heads});
+  s.gate_up = take({num_tokens, blocks, 2, c.ffn_hidden_size / blocks});
+  s.swiglu_out = take({num_tokens, c.ffn_hidden_size});
+  s.positions = arena.allocate({num_tokens}, DType::kInt32);
+  return s;
+}
+
+Decoder::Memory Decoder::plan(Arena& arena) const {
+  const TransformerConfig& c = model_.config();
+  const int64_t rows = std::max(limits_.max_users, limits_.max_beams);
+  const Shape qkv_row = {c.num_kv_heads, c.group_size() + 2, c.head_dim()};
+  auto take = [&](const Shape& shape) { return arena.allocate(shape, model_.dtype()); };
+  Memory m;
+  m.prefix = plan_scratch(arena, limits_.max_prefix_tokens);
+  m.beams = plan_scratch(arena, rows);
+  m.beam_qkv = take({rows, qkv_row[0], qkv_row[1], qkv_row[2]});
+  for (int64_t layer = 0; layer < c.num_layers; ++layer) {
+    m.prefix_qkv.push_back(take({limits_.max_prefix_tokens, qkv_row[0], qkv_row[1], qkv_row[2]}));
+    for (auto& suffix : m.suffix_kv) {
+      suffix.push_back(
+          take({limits_.max_steps * limits_.max_beams, c.num_kv_heads, 2, c.head_dim()}));
+    }
+  }
+  m.last_rows = arena.allocate({limits_.max_users}, DType::kInt32);
+  m.logits = take({rows, model_.vocab_size()});
+  return m;
+}
+
+Decoder::Scratch Decoder::Scratch::first_rows(int64_t n) const {
+  return {residual.rows(0, n), norm_out.rows(0, n),      rstd.rows(0, n),
+          branch.rows(0, n),   attention_out.rows(0, n), attention_log_sum.rows(0, n),
+          gate_up.rows(0, n),  swiglu_out.rows(0, n),    positions.rows(0, n)};
+}
+
+/// The norm in front of a layer's attention, after the branch of the layer below was added; then
+/// the fused projection, rotated.
+void Decoder::project(int64_t layer, const Scratch& s, const TensorView& qkv,
+                      const Stream& stream) {
+  const TransformerTensors::Layer& w = model_.tensors().layers[layer];
+  residual_rms_norm_forward(s.norm_out, s.residual, s.rstd, s.residual,
+                            layer > 0 ? s.branch : TensorView{}, w.attention_norm,
+                            model_.config().norm_epsilon, {}, stream);
+  linear_forward(qkv.reshaped({qkv.shape[0], w.qkv.shape[0]}), s.norm_out, w.qkv, stream);
+  rotate_queries_and_keys(qkv, s.positions, model_.rotary_table(), Rotation::kForward, stream);
+}
+
+/// The rest of a layer, from the attention's output to the feed-forward's branch.
+void Decoder::finish_layer(int64_t layer, const Scratch& s, const Stream& stream) {
+  const TransformerTensors::Layer& w = model_.tensors().layers[layer];
+  linear_forward(s.branch, s.attention_out, w.attention_output, stream);
+  residual_rms_norm_forward(s.norm_out, s.residual, s.rstd, s.residual, s.branch, w.ffn_norm,
+                            model_.config().norm_epsilon, {}, stream);
+  linear_forward(s.gate_up.reshaped({s.gate_up.shape[0], w.gate_up.shape[0]}), s.norm_out,
+                 w.gate_up, stream);
+  swiglu_forward(s.swiglu_out, s.gate_up, stream);
+  linear_forward(s.branch, s.swiglu_out, w.down, stream);
+}
+
+TensorView Decoder::log_probabilities(const Scratch& s, const Stream& stream) {
+  residual_rms_norm_forward(s.norm_out, s.residual, s.rstd, s.residual, s.branch,
+                            model_.tensors().final_norm, model_.config().norm_epsilon, {}, stream);
+  const TensorView out = memory_.logits.rows(0, s.residual.shape[0]);
+  model_.logits(out, s.norm_out, stream);
+  log_softmax(out, stream);
+  return out;
+}
+
+TensorView Decoder::prefill(const TensorView& tokens, const TensorView& prefix_offsets,
+                            const Stream& stream) {
+  const int64_t num_tokens = tokens.num_elements();
+  const int64_t num_users = prefix_offsets.num_elements() - 1;
+  MIRABELLE_CHECK(num_tokens <= limits_.max_prefix_tokens && num_users <= limits_.max_users,
+                  num_users, " histories of ", num_tokens, " tokens; planned were at most ",
+                  limits_.max_users, " and ", limits_.max_prefix_tokens);
+  const Scratch s = memory_.prefix.first_rows(num_tokens);
+  prefix_offsets_.assign(prefix_offsets.as<int32_t>(),
+                         prefix_offsets.as<int32_t>() + num_users + 1);
+  num_steps_ = 0;
+  num_beams_ = 0;
+  for (int64_t user = 0; user < num_users; ++user) {
+    const int32_t begin = prefix_offsets_[user], end = prefix_offsets_[user + 1];
+    MIRABELLE_CHECK(begin < end && end - begin <= limits_.max_sequence_tokens, "history ", user,
+                    " has ", end - begin, " tokens, wanted 1 to ", limits_.max_sequence_tokens);
+    for (int32_t i = begin; i < end; ++i) s.positions.as<int32_t>()[i] = i - begin;
+    memory_.last_rows.as<int32_t>()[user] = end - 1;
+  }
+
+  const int64_t last = model_.config().num_layers - 1;
+  const double scale = 1 / std::sqrt(static_cast<double>(model_.config().head_dim()));
+  embedding_forward(s.residual, tokens, model_.tensors().embedding, {}, stream);
+  for (int64_t layer = 0; layer <= last; ++layer) {
+    const TensorView qkv = memory_.prefix_qkv[layer].rows(0, num_tokens);
+    project(layer, s, qkv, stream);
+    attention_forward(s.attention_out, s.attention_log_sum, qkv, prefix_offsets, scale, stream);
+    if (layer < last) finish_layer(layer, s, stream);
+  }
+  // Of the last layer only the newest token of each history goes on.
+  const Scratch newest = memory_.beams.first_rows(num_users);
+  const TensorView rows = memory_.last_rows.rows(0, num_users);
+  gather_rows(newest.residual, s.residual, rows, stream);
+  gather_rows(newest.attention_out, s.attention_out, rows, stream);
+  finish_layer(last, newest, stream);
+  return log_probabilities(newest, stream);
+}
+
+TensorView Decoder::step(const TensorView& tokens, const TensorView& parents,
+                         const TensorView& beam_offsets, const Stream& stream) {
+  const int64_t num_beams = tokens.num_elements();
+  const int64_t num_users = static_cast<int64_t>(prefix_offsets_.size()) - 1;
+  MIRABELLE_CHECK(num_beams <= limits_.max_beams, num_beams, " beams; planned were at most ",
+                  limits_.max_beams);
+  MIRABELLE_CHECK(num_steps_ < limits_.max_steps, "step ", num_steps_ + 1, " of at most ",
+                  limits_.max_steps);
+  MIRABELLE_CHECK(beam_offsets.num_elements() == num_users + 1, "beam_offsets has ",
+                  beam_offsets.num_elements(), " elements for ", num_users, " users");
+  const Scratch s = memory_.beams.first_rows(num_beams);
+  const int32_t* beams = beam_offsets.as<int32_t>();
+  for (int64_t user = 0; user < num_users; ++user) {
+    const int32_t length = prefix_offsets_[user + 1] - prefix_offsets_[user];
+    std::fill(s.positions.as<int32_t>() + beams[user], s.positions.as<int32_t>() + beams[user + 1],
+              length + static_cast<int32_t>(num_steps_));
+  }
+
+  const TransformerConfig& c = model_.config();
+  const double scale = 1 / std::sqrt(static_cast<double>(c.head_dim()));
+  const TensorView qkv = memory_.beam_qkv.rows(0, num_beams);
+  const TensorView prefix_offsets =
+      view_of(prefix_offsets_.data(), {static_cast<int64_t>(prefix_offsets_.size())});
+  const bool is_last = num_steps_ + 1 == limits_.max_steps;
+  embedding_forward(s.residual, tokens, model_.tensors().embedding, {}, stream);
+  for (int64_t layer = 0; layer < c.num_layers; ++layer) {
+    project(layer, s, qkv, stream);
+    const TensorView& from = memory_.suffix_kv[num_steps_ % 2][layer];
+    const TensorView& to = memory_.suffix_kv[(num_steps_ + 1) % 2][layer];
+    auto entry = [&](const TensorView& suffix, int64_t step, int64_t beams_of_step) {
+      return suffix.rows(step * beams_of_step, (step + 1) * beams_of_step);
+    };
+    for (int64_t step = 0; step < num_steps_; ++step) {
+      gather_rows(entry(to, step, num_beams), entry(from, step, num_beams_), parents, stream);
+    }
+    const TensorView suffix =
+        to.rows(0, num_steps_ * num_beams)
+            .reshaped({num_steps_, num_beams, c.num_kv_heads, 2, c.head_dim()});
+    beam_attention(s.attention_out, qkv, memory_.prefix_qkv[layer].rows(0, prefix_offsets_.back()),
+                   prefix_offsets, beam_offsets, suffix, num_steps_, scale, stream);
+    if (!is_last) copy_keys_and_values(entry(to, num_steps_, num_beams), qkv, stream);
+    finish_layer(layer, s, stream);
+  }
+  ++num_steps_;
+  num_beams_ = num_beams;
+  return log_probabilities(s, stream);
+}
+
+}  // namespace mirabelle
