@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "mirabelle/tokenizer/residual_quantizer.h"
+#include "mirabelle/tokenizer/semantic_id.h"
+
+namespace mirabelle {
+
+// The tokenizer's file, one HDF5 file (`tokenizer.h5`), schema version 1. A text is an array of
+// bytes; many texts are two arrays, NAME_bytes and NAME_offsets [n + 1].
+//
+//   magic               text    "mirabelle tokenizer"
+//   schema_version      int64   [1]
+//   kind                text    "residual_kmeans" or "item_id"
+//   dataset             text    the corpus that it was built from: name
+//   split_hash          text      and hash of its split
+//   config              text    the resolved configuration that built it, YAML
+//   report              text    what build or assign measured, JSON (tokenizer/tokenizer_report.h)
+//
+//   table/codes         int32   [num_items, num_levels]  row i: item i of the corpus
+//   table/level_sizes   int64   [num_levels]
+//   table/item_ids      texts   [num_items]  the data set's own IDs, as JSON: 17 or "B000X"
+//   vocabulary/names    texts   [num_ranges] special tokens, one range per level, padding
+//   vocabulary/begin    int64   [num_ranges]
+//   vocabulary/size     int64   [num_ranges]
+//
+// and, where codes come from features (not for item_id):
+//   features/names      texts   [num_sources]
+//   features/dims       int64   [num_sources]
+//   features/weights    float64 [num_sources]
+//   features/means      float64 [feature_dim]  of all sources, one after the other
+//   features/deviations float64 [feature_dim]  0: the feature does not vary
+//   codebooks/level_K   float32 [<= level_sizes[K], feature_dim]  K = 0, 1, ...
+//
+// A disambiguation code is a last level without a codebook.
+
+/// Everything in the file. The texts `kind` and `report` are as in the format above.
+struct TokenizerFile {
+  std::string kind;
+  std::string dataset, split_hash, config, report;
+  SemanticIds ids;
+  std::vector<std::string> item_ids;  ///< [num_items] JSON texts
+  ResidualQuantizer quantizer;        ///< without sources and codebooks for item_id
+};
+
+/// Atomically replaces the file.
+void write_tokenizer_file(const std::filesystem::path& path, const TokenizerFile& tokenizer);
+
+/// Checks magic, schema version, all shapes and ranges. Errors are kData Errors with the path.
+TokenizerFile read_tokenizer_file(const std::filesystem::path& path);
+
+/// Only the item <-> semantic-ID table.
+SemanticIds read_semantic_ids(const std::filesystem::path& path);
+
+}  // namespace mirabelle

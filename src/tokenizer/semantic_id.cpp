@@ -1,0 +1,116 @@
+#include "mirabelle/tokenizer/semantic_id.h"
+
+#include <algorithm>
+#include <cassert>
+#include <limits>
+#include <numeric>
+#include <sstream>
+
+#include "mirabelle/core/error.h"
+#include "mirabelle/tokenizer/tokenizer_file.h"
+
+namespace mirabelle {
+namespace {
+
+constexpr int64_t kNumSpecialTokens = 1;  // bos
+
+/// All items, ordered by their codes.
+std::vector<int32_t> sorted_by_codes(const SemanticIds& ids) {
+  std::vector<int32_t> order(ids.num_items());
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+    return std::ranges::lexicographical_compare(ids.codes(a), ids.codes(b));
+  });
+  return order;
+}
+
+std::string to_text(std::span<const int32_t> codes) {
+  std::ostringstream text;
+  text << '[';
+  for (size_t level = 0; level < codes.size(); ++level) text << (level ? ", " : "") << codes[level];
+  text << ']';
+  return text.str();
+}
+
+}  // namespace
+
+SemanticIds::SemanticIds(std::vector<int64_t> level_sizes, std::vector<int32_t> codes)
+    : level_sizes_(std::move(level_sizes)), codes_(std::move(codes)) {
+  MIRABELLE_CHECK_DATA(!level_sizes_.empty(), "semantic IDs need at least one level");
+  MIRABELLE_CHECK_DATA(codes_.size() % level_sizes_.size() == 0, codes_.size(),
+                       " codes do not make whole semantic IDs of ", num_levels(), " levels");
+  num_items_ = static_cast<int64_t>(codes_.size()) / num_levels();
+
+  vocab_size_ = kNumSpecialTokens;
+  for (int64_t level = 0; level < num_levels(); ++level) {
+    MIRABELLE_CHECK_DATA(level_sizes_[level] > 0, "level ", level, " of the semantic IDs has size ",
+                         level_sizes_[level], ", wanted at least 1");
+    level_begin_.push_back(vocab_size_);
+    vocab_size_ += level_sizes_[level];
+    MIRABELLE_CHECK_DATA(vocab_size_ <= std::numeric_limits<int32_t>::max() - kVocabMultiple,
+                         "the vocabulary has ", vocab_size_, " tokens, more than fit in 32 bits");
+  }
+  padded_vocab_size_ = (vocab_size_ + kVocabMultiple - 1) / kVocabMultiple * kVocabMultiple;
+
+  for (int64_t i = 0; i < static_cast<int64_t>(codes_.size()); ++i) {
+    const int64_t level = i % num_levels();
+    MIRABELLE_CHECK_DATA(0 <= codes_[i] && codes_[i] < level_sizes_[level], "item ",
+                         i / num_levels(), " has code ", codes_[i], " at level ", level,
+                         ", wanted 0 to ", level_sizes_[level] - 1);
+  }
+  const std::vector<int32_t> order = sorted_by_codes(*this);
+  for (int64_t i = 1; i < num_items_; ++i) {
+    MIRABELLE_CHECK_DATA(!std::ranges::equal(this->codes(order[i - 1]), this->codes(order[i])),
+                         "items ", std::min(order[i - 1], order[i]), " and ",
+                         std::max(order[i - 1], order[i]), " share the semantic ID ",
+                         to_text(this->codes(order[i])), ", wanted a different one each");
+  }
+}
+
+SemanticIds SemanticIds::read(const std::filesystem::path& tokenizer_file) {
+  return read_semantic_ids(tokenizer_file);
+}
+
+std::vector<TokenRange> SemanticIds::token_ranges() const {
+  std::vector<TokenRange> ranges{{"special", 0, kNumSpecialTokens}};
+  for (int64_t level = 0; level < num_levels(); ++level) {
+    ranges.push_back({"level_" + std::to_string(level), level_begin_[level], level_sizes_[level]});
+  }
+  ranges.push_back({"padding", vocab_size_, padded_vocab_size_ - vocab_size_});
+  return ranges;
+}
+
+SemanticIdTrie::SemanticIdTrie(const SemanticIds& ids) : items_(sorted_by_codes(ids)) {
+  // In code order, an item opens a new node at every depth below its common prefix with the item
+  // before it.
+  levels_.resize(ids.num_levels());
+  for (int64_t i = 0; i < ids.num_items(); ++i) {
+    int64_t depth = 0;
+    if (i > 0) {
+      const auto before = ids.codes(items_[i - 1]), codes = ids.codes(items_[i]);
+      depth = std::ranges::mismatch(before, codes).in1 - before.begin();
+    }
+    for (; depth < ids.num_levels(); ++depth) {
+      const bool new_parent =
+          static_cast<int64_t>(levels_[depth].child_begin.size()) < num_nodes(depth);
+      if (new_parent) levels_[depth].child_begin.push_back(levels_[depth].child_tokens.size());
+      levels_[depth].child_tokens.push_back(ids.token(items_[i], depth));
+    }
+  }
+  if (ids.num_items() == 0 && !levels_.empty()) levels_[0].child_begin.push_back(0);
+  for (Level& level : levels_) level.child_begin.push_back(level.child_tokens.size());
+}
+
+SemanticIdTrie::Children SemanticIdTrie::children(int64_t depth, int64_t node) const {
+  assert(0 <= depth && depth < static_cast<int64_t>(levels_.size()));
+  assert(0 <= node && node < num_nodes(depth));
+  const Level& level = levels_[depth];
+  const int64_t begin = level.child_begin[node], end = level.child_begin[node + 1];
+  return {std::span(level.child_tokens).subspan(begin, end - begin), begin};
+}
+
+int64_t SemanticIdTrie::num_nodes(int64_t depth) const {
+  return depth == 0 ? 1 : static_cast<int64_t>(levels_[depth - 1].child_tokens.size());
+}
+
+}  // namespace mirabelle

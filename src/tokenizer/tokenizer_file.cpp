@@ -1,0 +1,212 @@
+#include "mirabelle/tokenizer/tokenizer_file.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "mirabelle/core/error.h"
+#include "mirabelle/core/files.h"
+#include "mirabelle/core/hdf5_file.h"
+
+namespace mirabelle {
+namespace {
+
+constexpr const char* kMagic = "mirabelle tokenizer";
+constexpr int64_t kSchemaVersion = 1;
+
+template <typename T>
+void write_vector(Hdf5File& file, const std::string& name, const std::vector<T>& values) {
+  file.write(name, view_of(values.data(), {static_cast<int64_t>(values.size())}));
+}
+
+std::string codebook_name(int64_t level) { return "codebooks/level_" + std::to_string(level); }
+
+void write_table(Hdf5File& file, const TokenizerFile& tokenizer) {
+  const SemanticIds& ids = tokenizer.ids;
+  std::vector<int32_t> codes;
+  std::vector<int64_t> level_sizes;
+  codes.reserve(ids.num_items() * ids.num_levels());
+  for (int64_t item = 0; item < ids.num_items(); ++item) {
+    const auto row = ids.codes(item);
+    codes.insert(codes.end(), row.begin(), row.end());
+  }
+  for (int64_t level = 0; level < ids.num_levels(); ++level) {
+    level_sizes.push_back(ids.level_size(level));
+  }
+  file.write("table/codes", view_of(codes.data(), {ids.num_items(), ids.num_levels()}));
+  write_vector(file, "table/level_sizes", level_sizes);
+  file.write_strings("table/item_ids", tokenizer.item_ids);
+}
+
+void write_vocabulary(Hdf5File& file, const SemanticIds& ids) {
+  std::vector<std::string> names;
+  std::vector<int64_t> begins, sizes;
+  for (const TokenRange& range : ids.token_ranges()) {
+    names.push_back(range.name);
+    begins.push_back(range.begin);
+    sizes.push_back(range.size);
+  }
+  file.write_strings("vocabulary/names", names);
+  write_vector(file, "vocabulary/begin", begins);
+  write_vector(file, "vocabulary/size", sizes);
+}
+
+void write_quantizer(Hdf5File& file, const ResidualQuantizer& quantizer) {
+  const FeatureNormalization& normalization = quantizer.normalization;
+  std::vector<std::string> names;
+  std::vector<int64_t> dims;
+  std::vector<double> weights;
+  for (const FeatureSource& source : normalization.sources) {
+    names.push_back(source.name);
+    dims.push_back(source.dim);
+    weights.push_back(source.weight);
+  }
+  file.write_strings("features/names", names);
+  write_vector(file, "features/dims", dims);
+  write_vector(file, "features/weights", weights);
+  write_vector(file, "features/means", normalization.means);
+  write_vector(file, "features/deviations", normalization.deviations);
+  for (int64_t level = 0; level < quantizer.num_levels(); ++level) {
+    const auto& codebook = quantizer.codebooks[level];
+    file.write(codebook_name(level),
+               view_of(codebook.rows.data(), {codebook.size, normalization.feature_dim()}));
+  }
+}
+
+Hdf5File open_checked(const std::filesystem::path& path) {
+  Hdf5File file = Hdf5File::open(path);
+  MIRABELLE_CHECK_DATA(file.contains("magic") && file.read_text("magic") == kMagic, path.string(),
+                       ": not a tokenizer's file (its `magic` is not \"", kMagic, "\")");
+  const auto version = file.read<int64_t>("schema_version");
+  MIRABELLE_CHECK_DATA(version == std::vector{kSchemaVersion}, path.string(), ": schema version ",
+                       version.empty() ? -1 : version[0], ", this program reads ", kSchemaVersion);
+  return file;
+}
+
+SemanticIds read_table(const Hdf5File& file) {
+  const auto level_sizes = file.read<int64_t>("table/level_sizes");
+  const Shape shape = file.shape("table/codes");
+  MIRABELLE_CHECK_DATA(shape.rank() == 2 && shape[1] == static_cast<int64_t>(level_sizes.size()),
+                       file.path().string(), ": dataset table/codes has shape ", shape,
+                       ", wanted [num_items, ", level_sizes.size(), "]");
+  try {
+    return SemanticIds(level_sizes, file.read<int32_t>("table/codes"));
+  } catch (const Error& error) {
+    throw_error(ErrorKind::kData, file.path().string(), ": ", error.what());
+  }
+}
+
+void check_vocabulary(const Hdf5File& file, const SemanticIds& ids) {
+  const auto names = file.read_strings("vocabulary/names");
+  const auto begins = file.read<int64_t>("vocabulary/begin");
+  const auto sizes = file.read<int64_t>("vocabulary/size");
+  const auto expected = ids.token_ranges();
+  bool same = names.size() == expected.size() && begins.size() == expected.size() &&
+              sizes.size() == expected.size();
+  for (size_t i = 0; same && i < expected.size(); ++i) {
+    same = names[i] == expected[i].name && begins[i] == expected[i].begin &&
+           sizes[i] == expected[i].size;
+  }
+  MIRABELLE_CHECK_DATA(same, file.path().string(),
+                       ": the vocabulary's ranges do not follow from the level sizes of the table");
+}
+
+void check_finite(const Hdf5File& file, const std::string& name, const auto& values) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    MIRABELLE_CHECK_DATA(std::isfinite(values[i]), file.path().string(), ": dataset ", name,
+                         " holds ", values[i], " at ", i, ", wanted finite numbers");
+  }
+}
+
+FeatureNormalization read_normalization(const Hdf5File& file) {
+  FeatureNormalization normalization;
+  const auto names = file.read_strings("features/names");
+  const auto dims = file.read<int64_t>("features/dims");
+  const auto weights = file.read<double>("features/weights");
+  MIRABELLE_CHECK_DATA(names.size() == dims.size() && names.size() == weights.size(),
+                       file.path().string(), ": ", names.size(), " feature names, ", dims.size(),
+                       " dims and ", weights.size(), " weights, wanted as many of each");
+  for (size_t i = 0; i < names.size(); ++i) {
+    MIRABELLE_CHECK_DATA(dims[i] > 0, file.path().string(), ": feature source ", names[i],
+                         " has dim ", dims[i], ", wanted at least 1");
+    normalization.sources.push_back({names[i], dims[i], weights[i]});
+  }
+  normalization.means = file.read<double>("features/means");
+  normalization.deviations = file.read<double>("features/deviations");
+  const size_t dim = normalization.feature_dim();
+  MIRABELLE_CHECK_DATA(normalization.means.size() == dim && normalization.deviations.size() == dim,
+                       file.path().string(), ": ", normalization.means.size(), " means and ",
+                       normalization.deviations.size(), " deviations, wanted ", dim, " of each");
+  check_finite(file, "features/means", normalization.means);
+  check_finite(file, "features/deviations", normalization.deviations);
+  return normalization;
+}
+
+ResidualQuantizer read_quantizer(const Hdf5File& file, const SemanticIds& ids) {
+  ResidualQuantizer quantizer;
+  quantizer.normalization = read_normalization(file);
+  const int64_t dim = quantizer.normalization.feature_dim();
+  for (int64_t level = 0; file.contains(codebook_name(level)); ++level) {
+    const Shape shape = file.shape(codebook_name(level));
+    MIRABELLE_CHECK_DATA(level < ids.num_levels() && shape.rank() == 2 && shape[1] == dim &&
+                             shape[0] <= ids.level_size(level),
+                         file.path().string(), ": dataset ", codebook_name(level), " has shape ",
+                         shape, ", wanted a level's codebook of row size ", dim);
+    quantizer.codebooks.push_back({shape[0], file.read<float>(codebook_name(level))});
+    check_finite(file, codebook_name(level), quantizer.codebooks.back().rows);
+  }
+  MIRABELLE_CHECK_DATA(quantizer.num_levels() == ids.num_levels() - 1, file.path().string(), ": ",
+                       quantizer.num_levels(), " codebooks for ", ids.num_levels(),
+                       " levels, wanted one for each but the disambiguation code");
+  return quantizer;
+}
+
+}  // namespace
+
+void write_tokenizer_file(const std::filesystem::path& path, const TokenizerFile& tokenizer) {
+  MIRABELLE_CHECK(static_cast<int64_t>(tokenizer.item_ids.size()) == tokenizer.ids.num_items(),
+                  tokenizer.item_ids.size(), " item IDs for ", tokenizer.ids.num_items(), " items");
+  AtomicPath target(path);
+  Hdf5File file = Hdf5File::create(target.path());
+  file.write_text("magic", kMagic);
+  write_vector(file, "schema_version", std::vector{kSchemaVersion});
+  file.write_text("kind", tokenizer.kind);
+  file.write_text("dataset", tokenizer.dataset);
+  file.write_text("split_hash", tokenizer.split_hash);
+  file.write_text("config", tokenizer.config);
+  file.write_text("report", tokenizer.report);
+  write_table(file, tokenizer);
+  write_vocabulary(file, tokenizer.ids);
+  if (tokenizer.quantizer.num_levels() > 0) write_quantizer(file, tokenizer.quantizer);
+  file.close();
+  target.commit();
+}
+
+TokenizerFile read_tokenizer_file(const std::filesystem::path& path) {
+  const Hdf5File file = open_checked(path);
+  TokenizerFile tokenizer;
+  tokenizer.kind = file.read_text("kind");
+  MIRABELLE_CHECK_DATA(tokenizer.kind == "residual_kmeans" || tokenizer.kind == "item_id",
+                       path.string(), ": a tokenizer of kind \"", tokenizer.kind,
+                       "\", wanted residual_kmeans or item_id");
+  tokenizer.dataset = file.read_text("dataset");
+  tokenizer.split_hash = file.read_text("split_hash");
+  tokenizer.config = file.read_text("config");
+  tokenizer.report = file.read_text("report");
+  tokenizer.ids = read_table(file);
+  check_vocabulary(file, tokenizer.ids);
+  tokenizer.item_ids = file.read_strings("table/item_ids");
+  MIRABELLE_CHECK_DATA(static_cast<int64_t>(tokenizer.item_ids.size()) == tokenizer.ids.num_items(),
+                       path.string(), ": ", tokenizer.item_ids.size(), " item IDs for ",
+                       tokenizer.ids.num_items(), " rows of codes");
+  if (tokenizer.kind != "item_id") tokenizer.quantizer = read_quantizer(file, tokenizer.ids);
+  return tokenizer;
+}
+
+SemanticIds read_semantic_ids(const std::filesystem::path& path) {
+  const Hdf5File file = open_checked(path);
+  SemanticIds ids = read_table(file);
+  check_vocabulary(file, ids);
+  return ids;
+}
+
+}  // namespace mirabelle
