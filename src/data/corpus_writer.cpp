@@ -357,6 +357,10 @@ void CorpusWriter::add_user(const UserHistory& history) {
   }
 }
 
+void CorpusWriter::add_to_manifest(const std::string& key, const json& value) {
+  state_->manifest[key] = value;
+}
+
 void CorpusWriter::finish() {
   State& s = *state_;
   if (s.shard) s.close_shard();

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,6 +44,7 @@ namespace mirabelle {
 //   features         [{"name", "dim"}, …]
 //   shards           [{"file", "users", "events", "bytes", "sha256"}, …]
 //   catalogue        {"file", "bytes", "sha256"};   feature_file the same, or null
+//   law              only of a synthetic world: data/synthetic_corpus.h
 //
 // split_hash is the SHA-256 of a text with one line per user, in user order:
 //   USER_ID \t ITEM_ID \t … \t ITEM_ID \t TRAIN_LENGTH \t VALID_LENGTH \n
@@ -104,6 +106,9 @@ class CorpusWriter {
   void add_user(const UserHistory& history);
   int64_t num_users() const;
   int64_t num_events() const;
+
+  /// A further entry of the manifest: what else is known of the corpus, e.g. the law that drew it.
+  void add_to_manifest(const std::string& key, const nlohmann::json& value);
 
   /// Writes what is left and the manifest, and puts the folder in place of a former one.
   void finish();
