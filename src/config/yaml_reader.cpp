@@ -68,6 +68,9 @@ class FieldNames : public ConfigFields {
   void field(const char* name, std::vector<int64_t>&, const char*) override {
     names.push_back(name);
   }
+  void field(const char* name, std::vector<double>&, const char*) override {
+    names.push_back(name);
+  }
   void field(const char* name, std::vector<std::string>&, const char*) override {
     names.push_back(name);
   }
@@ -212,6 +215,9 @@ class FieldSetter : public ConfigFields {
   void field(const char* name, std::vector<int64_t>& value, const char*) override {
     set(name, value, "a list of integers such as [256, 256]");
   }
+  void field(const char* name, std::vector<double>& value, const char*) override {
+    set(name, value, "a list of numbers such as [1, 0.5]");
+  }
   void field(const char* name, std::vector<std::string>& value, const char*) override {
     set(name, value, "a list of texts such as [title, image]");
   }
@@ -354,6 +360,9 @@ class FieldWriter : public ConfigFields {
     add(name, written(value), meaning);
   }
   void field(const char* name, std::vector<int64_t>& value, const char* meaning) override {
+    add(name, written(value), meaning);
+  }
+  void field(const char* name, std::vector<double>& value, const char* meaning) override {
     add(name, written(value), meaning);
   }
   void field(const char* name, std::vector<std::string>& value, const char* meaning) override {

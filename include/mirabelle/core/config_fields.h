@@ -17,6 +17,7 @@ class ConfigFields {
   virtual void field(const char* name, double& value, const char* meaning) = 0;
   virtual void field(const char* name, std::string& value, const char* meaning) = 0;
   virtual void field(const char* name, std::vector<int64_t>& value, const char* meaning) = 0;
+  virtual void field(const char* name, std::vector<double>& value, const char* meaning) = 0;
   virtual void field(const char* name, std::vector<std::string>& value, const char* meaning) = 0;
 };
 

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "mirabelle/core/config_fields.h"
+
+namespace mirabelle {
+
+struct TokenizerConfig {
+  std::string file = "tokenizer.h5";
+  std::string kind = "residual_kmeans";
+  std::vector<int64_t> levels = {256, 256, 256};
+  std::vector<std::string> features;
+  std::vector<double> feature_weights;
+  std::string standardize = "per_dimension";
+  int64_t iterations = 50;
+  double tolerance = 1e-4;
+  std::string initialization = "kmeans++";
+  int64_t initialization_sample = 16384;
+  int64_t seed = 0;
+  std::string collisions = "disambiguation_code";
+  int64_t batch_items = 4096;
+
+  void visit(ConfigFields& fields);
+  /// Throws a kUsage Error that names the field.
+  void check() const;
+};
+
+}  // namespace mirabelle
