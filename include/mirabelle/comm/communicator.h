@@ -54,8 +54,9 @@ class Communicator {
 /// A group of one.
 std::unique_ptr<Communicator> make_self_communicator();
 
-/// Host memory over MPI, on a duplicate of MPI_COMM_WORLD. MpiSession must be alive.
-std::unique_ptr<Communicator> make_mpi_communicator();
+/// Host memory over MPI, on a duplicate of MPI_COMM_WORLD. MpiSession must be alive. Longer tensors
+/// travel in messages of `max_message_elements`, because MPI counts are ints; tests make it small.
+std::unique_ptr<Communicator> make_mpi_communicator(int64_t max_message_elements = 1 << 30);
 
 /// MPI_Init and MPI_Finalize. One per process, made first in `main`, outlives every communicator.
 class MpiSession {
