@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "mirabelle/core/hdf5_file.h"
+
 namespace mirabelle {
 
 /// Which targets a figure is of.
@@ -73,6 +75,13 @@ class Corpus {
   /// The data set's own IDs: JSON integers or strings, as they were in the source.
   nlohmann::json item_id(int64_t item) const;
   std::vector<nlohmann::json> read_user_ids(int64_t shard, int64_t begin, int64_t end) const;
+  /// What columns of numbers the events have, and one of them: [events of users begin..end).
+  bool has_timestamps() const;
+  std::vector<std::string> event_columns() const;
+  std::vector<float> read_event_column(const std::string& name, int64_t shard, int64_t begin,
+                                       int64_t end) const;
+  /// The JSON object that the source had for one item.
+  nlohmann::json item_metadata(int64_t item) const;
   /// Titles of all items; empty where unknown. Read at the first call, then kept.
   const std::vector<std::string>& titles() const;
 
@@ -82,8 +91,11 @@ class Corpus {
   void read_features(const std::string& name, int64_t begin, int64_t end, float* out) const;
 
  private:
+  Hdf5File open_file(const nlohmann::json& entry) const;
+
   std::filesystem::path folder_;
   nlohmann::json manifest_;
+  std::vector<int64_t> first_users_;  // [num_shards + 1]
   mutable std::vector<std::string> titles_, item_ids_;
 };
 
