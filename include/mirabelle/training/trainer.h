@@ -1,0 +1,96 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "mirabelle/comm/communicator.h"
+#include "mirabelle/comm/parallel_config.h"
+#include "mirabelle/data/batch_loader.h"
+#include "mirabelle/model/transformer.h"
+#include "mirabelle/training/checkpoint.h"
+#include "mirabelle/training/optimizer.h"
+#include "mirabelle/training/train_config.h"
+
+namespace mirabelle {
+
+struct ValidationFigures {
+  double recall_at_10 = 0;
+  double ndcg_at_10 = 0;
+};
+
+/// Trains one model on one corpus. Every rank of the data-parallel group holds the same weights and
+/// computes its neighbouring parts of each step's global batch; gradients are summed while the
+/// backward pass of the last part runs.
+class Trainer {
+ public:
+  /// How good the model is now; collective over the group. May be empty: then nothing is validated.
+  using Validate = std::function<ValidationFigures()>;
+
+  /// All references must outlive the trainer. The weights are initialised here, from the seed.
+  Trainer(const TrainingConfig& config, const ParallelConfig& parallel, Transformer& model,
+          BatchLoader& loader, const Communicator& data_parallel, Validate validate,
+          std::filesystem::path tokenizer_file);
+
+  /// Seconds of each of `num_steps` optimizer steps, and their useful floating-point operations.
+  /// The steps are complete, but at learning rate 0; afterwards everything is as before.
+  /// Collective.
+  struct StepTiming {
+    double seconds = 0;
+    int64_t tokens = 0;
+    double flops = 0;
+  };
+  std::vector<StepTiming> time_steps(int64_t num_steps);
+
+  /// The number of steps that max_wall_seconds leaves time for, by timing some, with ten
+  /// validations and some reserve; at most max_steps. The same on all ranks. Collective.
+  int64_t steps_that_fit();
+
+  /// Ends the schedule earlier, before run().
+  void set_max_steps(int64_t max_steps, int64_t warmup_steps, int64_t validation_every_steps);
+  const TrainingConfig& config() const { return config_; }
+
+  /// Trains from the newest checkpoint of the output folder, if there is an unfinished one, to
+  /// max_steps, max_wall_seconds or early stop. A finished run that stands there is moved aside.
+  /// `config_text` is saved as config.yaml and in every checkpoint. Returns the summary that is
+  /// also written to summary.json. Collective.
+  nlohmann::json run(const std::string& config_text);
+
+ private:
+  struct StepResult {
+    double loss = 0;  ///< mean over the step's targets
+    double grad_norm = 0;
+    int64_t tokens = 0;
+    double flops = 0;
+    double seconds = 0;
+    bool out_of_time = false;
+  };
+  StepResult train_step(double learning_rate);
+  void prepare_output(const std::string& config_text);
+  void resume_or_start_afresh();
+  void validate_now();
+  void save_checkpoint();
+  void log_step(const StepResult& result, double learning_rate);
+  void log_metrics(const nlohmann::json& line);
+  std::string reason_to_stop(bool out_of_time) const;
+  nlohmann::json summary(const std::string& reason) const;
+
+  TrainingConfig config_;
+  ParallelConfig parallel_;
+  Transformer& model_;
+  BatchLoader& loader_;
+  const Communicator& group_;
+  Validate validate_;
+  std::filesystem::path tokenizer_file_;
+  Stream stream_;
+  Optimizer optimizer_;
+  TrainingState state_;
+  std::string config_text_;
+  double run_start_ = 0, seconds_before_run_ = 0;
+  double last_loss_ = 0;
+  ValidationFigures best_figures_;
+};
+
+}  // namespace mirabelle
