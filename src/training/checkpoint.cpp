@@ -42,6 +42,7 @@ TrainingState state_from_json(const json& state) {
   state.at("seconds").get_to(result.seconds);
   state.at("step_seconds").get_to(result.step_seconds);
   state.at("best_ndcg").get_to(result.best_ndcg);
+  state.at("best_recall").get_to(result.best_recall);
   state.at("best_step").get_to(result.best_step);
   state.at("validations_since_best").get_to(result.validations_since_best);
   state.at("finished").get_to(result.finished);

@@ -28,6 +28,7 @@ struct TrainingState {
   double seconds = 0;       ///< spent so far, with validations and checkpoints
   double step_seconds = 0;  ///< of these, in optimizer steps
   double best_ndcg = -1;    ///< of the validations so far; -1 before the first
+  double best_recall = -1;  ///< of that validation
   int64_t best_step = -1;
   int64_t validations_since_best = 0;
   bool finished = false;  ///< nothing is left to do

@@ -69,7 +69,6 @@ class Trainer {
   };
   StepResult train_step(double learning_rate);
   void prepare_output(const std::string& config_text);
-  void resume_or_start_afresh();
   void validate_now();
   void save_checkpoint();
   void log_step(const StepResult& result, double learning_rate);
@@ -90,7 +89,6 @@ class Trainer {
   std::string config_text_;
   double run_start_ = 0, seconds_before_run_ = 0;
   double last_loss_ = 0;
-  ValidationFigures best_figures_;
 };
 
 }  // namespace mirabelle
