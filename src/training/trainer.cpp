@@ -24,12 +24,7 @@ double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-template <typename T>
-TensorView view_of(const std::vector<T>& values) {
-  return view_of(values.data(), {static_cast<int64_t>(values.size())});
-}
-
-PackedBatch view_of(const BatchLoader::Part& part) {
+PackedBatch batch_view(const BatchLoader::Part& part) {
   return {view_of(part.tokens), view_of(part.targets), view_of(part.positions),
           view_of(part.sequence_ids), view_of(part.sequence_offsets)};
 }
@@ -102,16 +97,16 @@ Trainer::StepResult Trainer::train_step(double learning_rate) {
   for (const BatchLoader::Part& part : step.parts) {
     const bool is_last = &part == &step.parts.back();
     auto reduce = [&](const TensorView& range) { reducer.add(range, stream_); };
-    sums[0] +=
-        model_.forward_backward(view_of(part), 1.0 / static_cast<double>(step.num_tokens), dropout,
-                                is_last ? Transformer::GradientsFinal(reduce) : nullptr, stream_);
+    sums[0] += model_.forward_backward(
+        batch_view(part), 1.0 / static_cast<double>(step.num_tokens), dropout,
+        is_last ? Transformer::GradientsFinal(reduce) : nullptr, stream_);
     sums[1] += model_.training_flops(sequence_lengths(part));
   }
   reducer.finish(stream_);
   if (group_.rank() == 0 && config_.max_wall_seconds > 0) {
     sums[2] = now_seconds() - run_start_ >= config_.max_wall_seconds;
   }
-  group_.all_reduce(mirabelle::view_of(sums, {3}), ReduceOp::kSum, stream_);
+  group_.all_reduce(view_of(sums, {3}), ReduceOp::kSum, stream_);
   result.loss = sums[0] / static_cast<double>(step.num_tokens);
   result.flops = sums[1];
   result.out_of_time = sums[2] > 0;
@@ -148,7 +143,7 @@ int64_t Trainer::steps_that_fit() {
   while (seconds.size() < 5 || (seconds.size() < 100 && seconds.size() * seconds.front() <
                                                             0.02 * config_.max_wall_seconds)) {
     seconds.push_back(time_steps(1).front().seconds);
-    group_.broadcast(mirabelle::view_of(&seconds.back(), {1}), 0, stream_);
+    group_.broadcast(view_of(&seconds.back(), {1}), 0, stream_);
   }
   std::nth_element(seconds.begin(), seconds.begin() + seconds.size() / 2, seconds.end());
   const double step_seconds = seconds[seconds.size() / 2];
@@ -158,7 +153,7 @@ int64_t Trainer::steps_that_fit() {
   const double validation_seconds = now_seconds() - before_validation;
   double available = kReserve * config_.max_wall_seconds - kValidations * validation_seconds -
                      (now_seconds() - start);
-  group_.broadcast(mirabelle::view_of(&available, {1}), 0, stream_);
+  group_.broadcast(view_of(&available, {1}), 0, stream_);
   const int64_t steps =
       std::clamp<int64_t>(static_cast<int64_t>(available / step_seconds), 1, config_.max_steps);
   if (group_.rank() == 0) {

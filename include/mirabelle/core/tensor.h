@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <initializer_list>
 #include <ostream>
+#include <type_traits>
+#include <vector>
 
 #include "mirabelle/core/device.h"
 #include "mirabelle/core/dtype.h"
@@ -103,6 +105,10 @@ template <typename T>
 TensorView view_of(T* data, const Shape& shape) {
   return {const_cast<std::remove_const_t<T>*>(data), shape, kDTypeOf<std::remove_const_t<T>>,
           Device::kCpu};
+}
+template <typename T>
+TensorView view_of(const std::vector<T>& values) {
+  return view_of(values.data(), {static_cast<int64_t>(values.size())});
 }
 
 }  // namespace mirabelle
