@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# From a data set to recall@k: installs, builds, imports, makes semantic IDs, trains, evaluates.
+set -euo pipefail
+usage() {
+  cat << 'TEXT'
+usage: launch/quickstart.sh [--data DIR] [--ranks N] [--minutes M] [--output DIR] [--json FILE]
+                            [--seed S] [--config FILE]
+
+  --data DIR     a data set: sequences.txt, items.jsonl, features/*.npy, as the README says;
+                 without it a synthetic world is drawn, whose best possible recall is known
+  --ranks N      MPI ranks (2)
+  --minutes M    train for at most so long (3)
+  --output DIR   everything goes there (runs/quickstart)
+  --json FILE    also write the result there, for machines
+  --seed S       of weights, dropout and data order (0)
+  --config FILE  model and training (configs/quickstart.yaml)
+
+DIR holds afterwards: corpus/ tokenizer.h5 train/ result.json predictions.jsonl report.html
+TEXT
+}
+fail() {
+  echo "quickstart.sh: $1" >&2
+  exit 2
+}
+
+data='' ranks=2 minutes=3 output=runs/quickstart json='' seed=0 config=''
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    --help | -h) usage && exit 0 ;;
+    --data | --ranks | --minutes | --output | --json | --seed | --config)
+      [[ $# -ge 2 ]] || fail "$1 needs a value"
+      declare "${1#--}=$2"
+      shift 2
+      ;;
+    *) fail "unknown argument '$1' (--help lists all)" ;;
+  esac
+done
+[[ $ranks =~ ^[1-9][0-9]*$ ]] || fail "--ranks wants a positive number, not '$ranks'"
+[[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ && $minutes =~ [1-9] ]] ||
+  fail "--minutes wants a positive number, not '$minutes'"
+[[ $seed =~ ^[0-9]+$ ]] || fail "--seed wants a number, not '$seed'"
+[[ -z $data || -d $data ]] || fail "--data: '$data' is not a folder"
+[[ -z $config || -f $config ]] || fail "--config: '$config' is not a file"
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+config=${config:-$root/configs/quickstart.yaml}
+bin=$root/build/cpu/bin
+step() { printf '\n== %s\n' "$*"; }
+run() { "$root/launch/mpirun.sh" "$ranks" "$@"; }
+
+step "install and build"
+"$root/launch/build.sh" cpu mirabelle-data mirabelle-tokenizer-build mirabelle-train mirabelle-evaluate
+mkdir -p "$output"
+# Every program reads the same configuration; these are the paths and the time.
+settings=(--config "$config" --set "data.corpus=$output/corpus" --set "tokenizer.file=$output/tokenizer.h5"
+  --set "training.output=$output/train" --set "training.seed=$seed"
+  --set "training.max_wall_seconds=$(awk "BEGIN { print 60 * $minutes }")")
+
+if [[ -n $data ]]; then
+  step "import $data"
+  "$bin/mirabelle-data" import "$data" --output "$output/corpus"
+else
+  step "draw a synthetic world"
+  "$bin/mirabelle-data" synth --output "$output/corpus"
+fi
+
+step "build the tokenizer"
+run "$bin/mirabelle-tokenizer-build" "${settings[@]}"
+
+step "train for at most $minutes minutes on $ranks ranks"
+run "$bin/mirabelle-train" "${settings[@]}" --set training.resume=false
+
+step "evaluate on the test split"
+run "$bin/mirabelle-evaluate" --config "$output/train/config.yaml" \
+  --set "evaluation.checkpoint=$output/train" --json "$output/result.json" \
+  --predictions "$output/predictions.jsonl" --report "$output/report.html"
+[[ -z $json ]] || cp "$output/result.json" "$json"
+printf '\nA picture of this run: %s\n' "$output/report.html"
