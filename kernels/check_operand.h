@@ -4,10 +4,11 @@
 
 namespace mirabelle {
 
-/// Throws unless `tensor` has this shape, and the dtype and device of `like`.
+/// Throws unless `tensor` has memory and this shape, and the dtype and device of `like`.
 inline void check_operand(const char* name, const TensorView& tensor, const Shape& shape,
                           const TensorView& like) {
   MIRABELLE_CHECK(tensor.shape == shape, name, " has shape ", tensor.shape, ", wanted ", shape);
+  MIRABELLE_CHECK(tensor || tensor.empty(), name, " ", shape, " has no memory");
   MIRABELLE_CHECK(tensor.dtype == like.dtype, name, " is ", to_string(tensor.dtype), ", wanted ",
                   to_string(like.dtype));
   MIRABELLE_CHECK(tensor.device == like.device, name, " is on ", to_string(tensor.device),
@@ -18,6 +19,7 @@ inline void check_operand(const char* name, const TensorView& tensor, const Shap
 inline void check_indices(const char* name, const TensorView& tensor, const Shape& shape,
                           const TensorView& like) {
   MIRABELLE_CHECK(tensor.shape == shape, name, " has shape ", tensor.shape, ", wanted ", shape);
+  MIRABELLE_CHECK(tensor || tensor.empty(), name, " ", shape, " has no memory");
   MIRABELLE_CHECK(tensor.dtype == DType::kInt32, name, " is ", to_string(tensor.dtype),
                   ", wanted int32");
   MIRABELLE_CHECK(tensor.device == like.device, name, " is on ", to_string(tensor.device),

@@ -18,14 +18,17 @@ struct DropoutArguments {
 };
 
 /// Checks rate and coordinates.
-inline DropoutArguments dropout_arguments(const Dropout& dropout, int64_t num_tokens) {
+inline DropoutArguments dropout_arguments(const Dropout& dropout, int64_t num_tokens,
+                                          Device device) {
   MIRABELLE_CHECK(dropout.rate >= 0 && dropout.rate < 1, "a dropout rate is in [0, 1), not ",
                   dropout.rate);
   if (dropout.rate == 0) return {};
-  MIRABELLE_CHECK(dropout.sequence_ids.num_elements() == num_tokens &&
-                      dropout.positions.num_elements() == num_tokens,
-                  "dropout needs ", num_tokens, " sequence IDs and positions, got ",
-                  dropout.sequence_ids.num_elements(), " and ", dropout.positions.num_elements());
+  for (const TensorView* coordinate : {&dropout.sequence_ids, &dropout.positions}) {
+    MIRABELLE_CHECK(coordinate->shape == Shape{num_tokens} && coordinate->device == device,
+                    "dropout needs the sequence ID and position of ", num_tokens, " tokens on ",
+                    to_string(device), ", got ", coordinate->shape, " on ",
+                    to_string(coordinate->device));
+  }
   const double threshold = std::min(65535.0, std::round(dropout.rate * 65536));
   return {dropout.key, static_cast<uint32_t>(threshold), 1 / (1 - threshold / 65536),
           dropout.sequence_ids.as<int32_t>(), dropout.positions.as<int32_t>()};

@@ -24,7 +24,8 @@ void residual_rms_norm_forward(const TensorView& out, const TensorView& residual
     check_operand("branch", branch, residual.shape, residual);
     check_operand("residual_out", residual_out, residual.shape, residual);
   }
-  const auto arguments = backend::dropout_arguments(dropout, num_tokens);
+  MIRABELLE_CHECK(hidden_size > 0, "hidden_size is 0");
+  const auto arguments = backend::dropout_arguments(dropout, num_tokens, residual.device);
   dispatch(residual.device, residual.dtype, [&]<Device D, typename T>() {
     backend::residual_rms_norm_forward<D, T>(out.as<T>(), branch ? residual_out.as<T>() : nullptr,
                                              rstd.as<T>(), residual.as<T>(),
@@ -49,7 +50,7 @@ void residual_rms_norm_backward(const TensorView& grad_residual, const TensorVie
   check_operand("rstd", rstd, {num_tokens}, residual_out);
   check_operand("weight", weight, {hidden_size}, residual_out);
   check_operand("workspace", workspace, {num_chunks, hidden_size}, residual_out);
-  const auto arguments = backend::dropout_arguments(dropout, num_tokens);
+  const auto arguments = backend::dropout_arguments(dropout, num_tokens, residual_out.device);
   dispatch(residual_out.device, residual_out.dtype, [&]<Device D, typename T>() {
     backend::residual_rms_norm_backward<D, T>(
         grad_residual.as<T>(), grad_branch ? grad_branch.as<T>() : nullptr, grad_weight.as<T>(),

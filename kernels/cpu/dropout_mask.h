@@ -1,6 +1,8 @@
 #pragma once
 
+#include <algorithm>
 #include <bit>
+#include <cstring>
 
 #include "dropout_arguments.h"
 #include "mirabelle/core/random.h"
@@ -47,10 +49,12 @@ inline void dropout_block(T* keep, const DropoutArguments& dropout, int64_t toke
     words[4 * lane + 2] = c2[lane];
     words[4 * lane + 3] = c3[lane];
   }
+  uint16_t halves[kDropoutBlock];
+  std::memcpy(halves, words, sizeof(halves));
   const T scale = static_cast<T>(dropout.scale);
-  for (int64_t pair = 0; pair < kDropoutBlock / 2; ++pair) {
-    keep[2 * pair] = (words[pair] & 0xFFFF) < dropout.threshold ? T{0} : scale;
-    keep[2 * pair + 1] = (words[pair] >> 16) < dropout.threshold ? T{0} : scale;
+#pragma omp simd
+  for (int64_t i = 0; i < kDropoutBlock; ++i) {
+    keep[i] = halves[i] < dropout.threshold ? T{0} : scale;
   }
 }
 

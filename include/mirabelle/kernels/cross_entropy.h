@@ -12,7 +12,7 @@ namespace mirabelle {
 ///
 ///   loss     [num_tokens] float32 (float64 for float64 logits), overwritten
 ///   logits   [num_tokens, vocab_size], overwritten by their gradient
-///   targets  [num_tokens] int32, below vocab_size
+///   targets  [num_tokens] int32, below vocab_size (or Error)
 void softmax_cross_entropy(const TensorView& loss, const TensorView& logits,
                            const TensorView& targets, double grad_scale, const Stream& stream);
 

@@ -7,13 +7,14 @@
 namespace mirabelle {
 
 /// Dropout inside a fused kernel: each element of a residual branch or embedding is zeroed with
-/// probability `rate`, the others are divided by 1 - rate. Whether an element lives is a pure
-/// function of (key, sequence, position, feature), so forward and backward passes, ranks and
-/// backends agree and no mask is stored.
+/// probability `rate`, the others are scaled so that the expected value stays. Whether an element
+/// lives is a pure function of (key, sequence, position, feature), so forward and backward passes,
+/// ranks and backends agree and no mask is stored.
 ///
 /// Element `feature` of a token takes 16 bits of philox(key, {sequence, position, feature / 8, 0}):
 /// word (feature % 8) / 2, low half for even features, high half for odd ones. It is dropped if
-/// they are below round(rate * 65536).
+/// they are below threshold = min(round(rate * 65536), 65535), and else multiplied by
+/// 65536 / (65536 - threshold).
 struct Dropout {
   double rate = 0;          ///< 0 <= rate < 1; 0 does nothing and needs no coordinates
   uint64_t key = 0;         ///< random_key(seed, "dropout", {step, layer, site})

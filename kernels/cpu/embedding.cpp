@@ -1,0 +1,69 @@
+#include "mirabelle/kernels/embedding.h"
+
+#include <omp.h>
+
+#include <algorithm>
+
+#include "cpu/check_indices.h"
+#include "cpu/dropout_mask.h"
+#include "cpu/parallel_threshold.h"
+
+namespace mirabelle::backend {
+
+template <Device D, typename T>
+void embedding_forward(T* out, const int32_t* tokens, const T* table, int64_t num_tokens,
+                       int64_t vocab_size, int64_t hidden_size, const DropoutArguments& dropout,
+                       const Stream&) {
+  check_index_range("tokens", tokens, num_tokens, 0, vocab_size);
+#pragma omp parallel for schedule(static) if (num_tokens * hidden_size > kParallelThreshold)
+  for (int64_t token = 0; token < num_tokens; ++token) {
+    const T* row = table + tokens[token] * hidden_size;
+    T* y = out + token * hidden_size;
+    for_each_kept<T>(dropout, token, hidden_size, [&](int64_t i, T keep) { y[i] = keep * row[i]; });
+  }
+}
+
+// Each row of the table belongs to one thread, which adds to it in the order of the tokens: no
+// atomics, and the same sums for any number of threads.
+template <Device D, typename T>
+void embedding_backward(T* grad_table, const T* grad_out, const int32_t* tokens, int64_t num_tokens,
+                        int64_t vocab_size, int64_t hidden_size, const DropoutArguments& dropout,
+                        const Stream&) {
+  check_index_range("tokens", tokens, num_tokens, 0, vocab_size);
+#pragma omp parallel if (num_tokens * hidden_size > kParallelThreshold)
+  {
+    const int num_threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    for (int64_t token = 0; token < num_tokens; ++token) {
+      if (tokens[token] % num_threads != thread) continue;
+      const T* dy = grad_out + token * hidden_size;
+      T* row = grad_table + tokens[token] * hidden_size;
+      for_each_kept<T>(dropout, token, hidden_size,
+                       [&](int64_t i, T keep) { row[i] += keep * dy[i]; });
+    }
+  }
+}
+
+template <Device D, typename T>
+void gather_rows(T* out, const T* x, const int32_t* indices, int64_t num_out_rows, int64_t num_rows,
+                 int64_t row_size, const Stream&) {
+  check_index_range("indices", indices, num_out_rows, 0, num_rows);
+#pragma omp parallel for schedule(static) if (num_out_rows * row_size > kParallelThreshold)
+  for (int64_t i = 0; i < num_out_rows; ++i) {
+    std::copy_n(x + indices[i] * row_size, row_size, out + i * row_size);
+  }
+}
+
+#define INSTANTIATE(T)                                                                             \
+  template void embedding_forward<Device::kCpu, T>(T*, const int32_t*, const T*, int64_t, int64_t, \
+                                                   int64_t, const DropoutArguments&,               \
+                                                   const Stream&);                                 \
+  template void embedding_backward<Device::kCpu, T>(T*, const T*, const int32_t*, int64_t,         \
+                                                    int64_t, int64_t, const DropoutArguments&,     \
+                                                    const Stream&);                                \
+  template void gather_rows<Device::kCpu, T>(T*, const T*, const int32_t*, int64_t, int64_t,       \
+                                             int64_t, const Stream&);
+INSTANTIATE(float)
+INSTANTIATE(double)
+#undef INSTANTIATE
+
+}  // namespace mirabelle::backend

@@ -1,0 +1,106 @@
+#include "mirabelle/kernels/matmul.h"
+
+#include <dnnl.h>
+
+#include <algorithm>
+
+namespace mirabelle::backend {
+namespace {
+
+/// A matrix, or the transpose of the one that is stored.
+template <typename T>
+struct Operand {
+  const T* data;
+  bool transposed;
+  int64_t row_stride;  // of the stored matrix
+
+  const T* at(int64_t row, int64_t column) const {
+    return transposed ? data + column * row_stride + row : data + row * row_stride + column;
+  }
+};
+
+/// Calls tile(first_row, num_rows, first_column, num_columns) for all tiles of an [m, n] matrix, in
+/// parallel. The tiles depend on m and n only.
+template <typename Tile>
+void for_each_tile(int64_t m, int64_t n, int64_t edge, Tile tile) {
+  const int64_t tile_rows = (m + edge - 1) / edge, tile_columns = (n + edge - 1) / edge;
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t t = 0; t < tile_rows * tile_columns; ++t) {
+    const int64_t row = t / tile_columns * edge, column = t % tile_columns * edge;
+    tile(row, std::min(edge, m - row), column, std::min(edge, n - column));
+  }
+}
+
+// Inside a parallel region oneDNN works on one thread. Left to share out the work itself it would
+// split the inner dimension for some shapes and numbers of threads, and the bits of the result
+// would depend on them. Tiles of 128 and more cost nothing against one large product.
+void multiply(float* out, const Operand<float>& a, const Operand<float>& b, bool accumulate,
+              int64_t m, int64_t n, int64_t k) {
+  int64_t edge = 256;
+  while (edge > 64 && m * n < 16 * edge * edge) edge /= 2;
+  dnnl_status_t status = dnnl_success;
+  for_each_tile(m, n, edge, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+    const dnnl_status_t tile_status =
+        dnnl_sgemm(a.transposed ? 'T' : 'N', b.transposed ? 'T' : 'N', rows, columns, k, 1.0f,
+                   a.at(row, 0), a.row_stride, b.at(0, column), b.row_stride,
+                   accumulate ? 1.0f : 0.0f, out + row * n + column, n);
+    if (tile_status != dnnl_success) {
+#pragma omp atomic write
+      status = tile_status;
+    }
+  });
+  MIRABELLE_CHECK(status == dnnl_success, "oneDNN's sgemm of [", m, ", ", k, "] x [", k, ", ", n,
+                  "] failed with status ", static_cast<int>(status));
+}
+
+// float64 is for gradient checks: one plain blocked loop for all four kinds of transposition.
+void multiply(double* out, const Operand<double>& a, const Operand<double>& b, bool accumulate,
+              int64_t m, int64_t n, int64_t k) {
+  constexpr int64_t kEdge = 48;
+  for_each_tile(m, n, kEdge, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+    double sums[kEdge][kEdge] = {};
+    double b_block[kEdge][kEdge] = {};
+    for (int64_t first = 0; first < k; first += kEdge) {
+      const int64_t inner = std::min(kEdge, k - first);
+      for (int64_t p = 0; p < inner; ++p) {
+        for (int64_t j = 0; j < columns; ++j) b_block[p][j] = *b.at(first + p, column + j);
+      }
+      for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t p = 0; p < inner; ++p) {
+          const double a_ip = *a.at(row + i, first + p);
+#pragma omp simd
+          for (int64_t j = 0; j < kEdge; ++j) sums[i][j] += a_ip * b_block[p][j];
+        }
+      }
+    }
+    for (int64_t i = 0; i < rows; ++i) {
+      double* target = out + (row + i) * n + column;
+      for (int64_t j = 0; j < columns; ++j) {
+        target[j] = accumulate ? target[j] + sums[i][j] : sums[i][j];
+      }
+    }
+  });
+}
+
+}  // namespace
+
+template <Device D, typename T>
+void matmul(T* out, const T* a, bool transpose_a, const T* b, bool transpose_b, bool accumulate,
+            int64_t m, int64_t n, int64_t k, const Stream&) {
+  if (m == 0 || n == 0) return;
+  if (k == 0) {
+    if (!accumulate) std::fill(out, out + m * n, T{0});
+    return;
+  }
+  multiply(out, Operand<T>{a, transpose_a, transpose_a ? m : k},
+           Operand<T>{b, transpose_b, transpose_b ? k : n}, accumulate, m, n, k);
+}
+
+#define INSTANTIATE(T)                                                                     \
+  template void matmul<Device::kCpu, T>(T*, const T*, bool, const T*, bool, bool, int64_t, \
+                                        int64_t, int64_t, const Stream&);
+INSTANTIATE(float)
+INSTANTIATE(double)
+#undef INSTANTIATE
+
+}  // namespace mirabelle::backend

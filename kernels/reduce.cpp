@@ -1,0 +1,38 @@
+#include "mirabelle/kernels/reduce.h"
+
+#include <cstring>
+
+#include "mirabelle/core/dispatch.h"
+
+namespace mirabelle {
+namespace {
+
+void check_result(const TensorView& out, const TensorView& x) {
+  MIRABELLE_CHECK(out.shape == Shape{1} && out.dtype == DType::kFloat64, "out is ",
+                  to_string(out.dtype), " ", out.shape, ", wanted float64 [1]");
+  MIRABELLE_CHECK(out.device == x.device, "out is on ", to_string(out.device), ", wanted ",
+                  to_string(x.device));
+}
+
+}  // namespace
+
+void sum(const TensorView& out, const TensorView& x, const Stream& stream) {
+  check_result(out, x);
+  dispatch(x.device, x.dtype, [&]<Device D, typename T>() {
+    backend::sum<D, T>(out.as<double>(), x.as<T>(), x.num_elements(), stream);
+  });
+}
+
+void sum_of_squares(const TensorView& out, const TensorView& x, const Stream& stream) {
+  check_result(out, x);
+  dispatch(x.device, x.dtype, [&]<Device D, typename T>() {
+    backend::sum_of_squares<D, T>(out.as<double>(), x.as<T>(), x.num_elements(), stream);
+  });
+}
+
+void fill_zero(const TensorView& x, const Stream&) {
+  MIRABELLE_CHECK(x.device == Device::kCpu, "this build has no ", to_string(x.device), " backend");
+  if (!x.empty()) std::memset(x.data, 0, x.bytes());
+}
+
+}  // namespace mirabelle
