@@ -5,6 +5,9 @@
 
 namespace mirabelle {
 
+/// The widest head that the attention kernels have tiles for.
+inline constexpr int64_t kMaxHeadDim = 256;
+
 /// Causal softmax attention over packed sequences with grouped-query heads, computed in blocks with
 /// a running softmax (Dao et al. 2022): no T x T matrix is ever stored.
 ///
@@ -12,12 +15,13 @@ namespace mirabelle {
 ///
 ///   out      [num_tokens, num_kv_heads * group_size * head_dim]   query heads in the order of qkv
 ///   log_sum  [num_tokens, num_kv_heads * group_size]              log of the sum of exp of the
-///   scaled
-///                                                                 scores, kept for the backward
-///                                                                 pass
+///                                                                 scaled scores, kept for the
+///                                                                 backward pass
 ///   qkv      [num_tokens, num_kv_heads, group_size + 2, head_dim] see rotary_embedding.h
-///   sequence_offsets  [num_sequences + 1] int32, from 0 to num_tokens, ascending (empty ones
-///   allowed)
+///   sequence_offsets  [num_sequences + 1] int32, from 0 to num_tokens, ascending; sequences may be
+///                     empty
+///
+/// head_dim is at most kMaxHeadDim. Throws Error if shapes, dtypes or devices disagree.
 void attention_forward(const TensorView& out, const TensorView& log_sum, const TensorView& qkv,
                        const TensorView& sequence_offsets, double scale, const Stream& stream);
 

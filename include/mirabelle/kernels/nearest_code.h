@@ -17,12 +17,13 @@ namespace mirabelle {
 void nearest_code(const TensorView& codes, const TensorView& residual, const TensorView& codebook,
                   const TensorView& workspace, const Stream& stream);
 
-/// residual[i] -= codebook[codes[i]].
+/// residual[i] -= codebook[codes[i]]. Throws if a code is not a row of the codebook (where the host
+/// can read it).
 void subtract_code(const TensorView& residual, const TensorView& codes, const TensorView& codebook,
                    const Stream& stream);
 
 /// sums [codebook_size, codebook_dim] float64 and counts [codebook_size] int64 += the residuals of
-/// each code, in the order of i.
+/// each code, in the order of i. Throws as subtract_code does.
 void accumulate_codes(const TensorView& sums, const TensorView& counts, const TensorView& residual,
                       const TensorView& codes, const Stream& stream);
 
