@@ -163,11 +163,12 @@ int64_t Trainer::steps_that_fit() {
   return steps;
 }
 
-void Trainer::set_max_steps(int64_t max_steps, int64_t warmup_steps,
-                            int64_t validation_every_steps) {
+void Trainer::set_schedule(int64_t max_steps, int64_t warmup_steps, int64_t validation_every_steps,
+                           int64_t checkpoint_every_steps) {
   config_.max_steps = max_steps;
   config_.warmup_steps = warmup_steps;
   config_.validation_every_steps = validation_every_steps;
+  config_.checkpoint_every_steps = checkpoint_every_steps;
   config_.fit_steps_to_wall_time = false;
 }
 

@@ -48,8 +48,9 @@ class Trainer {
   /// validations and some reserve; at most max_steps. The same on all ranks. Collective.
   int64_t steps_that_fit();
 
-  /// Ends the schedule earlier, before run().
-  void set_max_steps(int64_t max_steps, int64_t warmup_steps, int64_t validation_every_steps);
+  /// Replaces these fields of the configuration, before run(); max_steps is then as it is.
+  void set_schedule(int64_t max_steps, int64_t warmup_steps, int64_t validation_every_steps,
+                    int64_t checkpoint_every_steps);
   const TrainingConfig& config() const { return config_; }
 
   /// Trains from the newest checkpoint of the output folder, if there is an unfinished one, to

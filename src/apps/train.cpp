@@ -1,0 +1,235 @@
+#include <omp.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <iostream>
+
+#include "mirabelle/config/command_line.h"
+#include "mirabelle/config/config.h"
+#include "mirabelle/core/logging.h"
+#include "mirabelle/core/progress.h"
+#include "mirabelle/core/table.h"
+#include "mirabelle/evaluation/beam_search.h"
+#include "mirabelle/evaluation/evaluator.h"
+#include "mirabelle/kernels/instruction_set.h"
+#include "mirabelle/kernels/matmul.h"
+#include "mirabelle/training/trainer.h"
+
+namespace {
+
+using namespace mirabelle;
+using nlohmann::json;
+
+TokenTable token_table(const SemanticIds& ids) {
+  TokenTable table{ids.bos_token(), ids.num_levels(), {}};
+  for (int64_t item = 0; item < ids.num_items(); ++item) {
+    for (int64_t level = 0; level < ids.num_levels(); ++level) {
+      table.tokens.push_back(ids.token(item, level));
+    }
+  }
+  return table;
+}
+
+/// Everything that a training run is made of, in the order in which it is built.
+struct TrainingRun {
+  TrainingRun(const Config& config, const Communicator& world)
+      : corpus(config.data.corpus),
+        ids(SemanticIds::read(config.tokenizer.file)),
+        model(config.model, ids.vocab_size(), ids.padded_vocab_size(), DType::kFloat32,
+              limits(config, ids)),
+        loader(corpus, token_table(ids), loader_options(config)),
+        trainer(
+            config.training, config.parallel, model, loader, world,
+            [this, &config, &world] { return validate(config, world); }, config.tokenizer.file) {
+    MIRABELLE_CHECK_DATA(ids.num_items() == corpus.num_items(), config.tokenizer.file, " knows ",
+                         ids.num_items(), " items, ", config.data.corpus, " has ",
+                         corpus.num_items(), "; build the tokenizer on this corpus, or --assign");
+  }
+
+  static Transformer::Limits limits(const Config& config, const SemanticIds& ids) {
+    return {config.training.micro_batch_tokens,
+            std::max(config.training.max_sequence_tokens,
+                     max_search_tokens(ids, config.data.history_length)),
+            /*training=*/true};
+  }
+
+  static BatchLoader::Options loader_options(const Config& config) {
+    return {.seed = config.training.seed,
+            .part_tokens = config.training.micro_batch_tokens,
+            .max_sequence_tokens = config.training.max_sequence_tokens,
+            .newest_events_only = config.data.long_histories == "last"};
+  }
+
+  ValidationFigures validate(const Config& config, const Communicator& world) {
+    EvaluationConfig validation = config.evaluation;
+    validation.split = "validation";
+    validation.beam_size = config.training.validation_beam_size;
+    validation.top_k = {10};
+    validation.max_users = config.training.validation_users;
+    validation.bootstrap_samples = 0;
+    if (!search) {
+      search = std::make_unique<BeamSearch>(
+          model, ids,
+          BeamSearch::Limits{validation.beam_size, validation.batch_users,
+                             config.data.history_length});
+    }
+    const Recommender recommend = [this](std::span<const RecommendationQuery> queries) {
+      return search->search(queries, Stream());
+    };
+    const EvaluationResult result = evaluate_users(corpus, recommend, validation, world);
+    return {result.figure(result.model, "recall@10").mean,
+            result.figure(result.model, "ndcg@10").mean};
+  }
+
+  Corpus corpus;
+  SemanticIds ids;
+  Transformer model;
+  BatchLoader loader;
+  std::unique_ptr<BeamSearch> search;  // made by the first validation
+  Trainer trainer;
+};
+
+void log_plan(const TrainingRun& run, const Config& config, const Communicator& world) {
+  if (world.rank() != 0) return;
+  spdlog::info("backend cpu ({}), {} ranks ({}) x {} threads, float32", cpu_instruction_set(),
+               world.size(), world.name(), omp_get_max_threads());
+  spdlog::info("corpus {}: {} users, {} items, {} events, split {}", config.data.corpus,
+               format_count(run.corpus.num_users()), format_count(run.corpus.num_items()),
+               format_count(run.corpus.num_events()), run.corpus.split_name());
+  spdlog::info("model: {} parameters, vocabulary {} tokens in {} levels",
+               format_count(run.model.layout().num_elements()), run.ids.vocab_size(),
+               run.ids.num_levels());
+  spdlog::info("global batch: {} parts of at most {} tokens", config.training.num_parts(),
+               config.training.micro_batch_tokens);
+  const double mib = 1.0 / (1 << 20);
+  spdlog::info("memory per rank: weights, gradients and moments {:.1f} MiB, activations {:.1f} MiB",
+               4 * run.model.weight_bytes() * mib, run.model.activation_bytes() * mib);
+}
+
+/// Sets the schedule of a run that is limited by time: that of the run to be resumed, or what fits.
+void fit_schedule(TrainingRun& run, Config& config) {
+  const auto newest = newest_checkpoint(config.training.output);
+  if (config.training.resume && newest && !read_training_state(*newest).finished) {
+    const Config saved = config_from_yaml(read_checkpoint_config(*newest), newest->string());
+    run.trainer.set_schedule(saved.training.max_steps, saved.training.warmup_steps,
+                             saved.training.validation_every_steps,
+                             saved.training.checkpoint_every_steps);
+  } else {
+    const int64_t steps = run.trainer.steps_that_fit();
+    const int64_t tenth = std::max<int64_t>(1, (steps + 9) / 10);
+    run.trainer.set_schedule(steps, std::min(config.training.warmup_steps, tenth), tenth, tenth);
+  }
+  config.training = run.trainer.config();
+}
+
+double seconds_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+/// FLOP/s of float32 products at 1024^3, on all ranks at once, summed over the ranks.
+double matmul_rate(const Communicator& world) {
+  constexpr int64_t n = 1024;
+  static const Buffer a({n, n}, DType::kFloat32), b({n, n}, DType::kFloat32);
+  static const Buffer out({n, n}, DType::kFloat32);
+  std::vector<double> rates;
+  world.barrier();
+  for (int repeat = 0; repeat < 5; ++repeat) {
+    const double seconds = seconds_of(
+        [&] { matmul(out.view(), a.view(), false, b.view(), true, Accumulate::kNo, Stream()); });
+    rates.push_back(2.0 * n * n * n / seconds);
+  }
+  double rate = median(rates);
+  world.all_reduce(view_of(&rate, {1}), ReduceOp::kSum, Stream());
+  return rate;
+}
+
+/// Times complete training steps, each beside the matrix products of the same moment, since
+/// machines are shared and noisy.
+json benchmark(TrainingRun& run, const Communicator& world) {
+  constexpr int kRounds = 12;
+  run.trainer.time_steps(1);  // warms up
+  matmul_rate(world);
+  std::vector<double> ratios, matmul_rates, step_rates, token_rates;
+  for (int round = 0; round < kRounds; ++round) {
+    const double before = matmul_rate(world);
+    const Trainer::StepTiming step = run.trainer.time_steps(1).front();
+    const double rate = 0.5 * (before + matmul_rate(world));
+    matmul_rates.push_back(rate);
+    step_rates.push_back(step.flops / step.seconds);
+    token_rates.push_back(static_cast<double>(step.tokens) / step.seconds);
+    ratios.push_back(step_rates.back() / rate);
+  }
+  json result = {{"matmul_1024_gflops", median(matmul_rates) / 1e9},
+                 {"training_gflops", median(step_rates) / 1e9},
+                 {"fraction_of_matmul", median(ratios)},
+                 {"tokens_per_second", median(token_rates)},
+                 {"parameters", run.model.layout().num_elements()},
+                 {"ranks", world.size()},
+                 {"threads_per_rank", omp_get_max_threads()}};
+  if (world.rank() == 0) {
+    Table table({"", "median of " + std::to_string(kRounds)});
+    table.add_row({"matrix product 1024^3, GFLOP/s", format_number(median(matmul_rates) / 1e9, 1)});
+    table.add_row({"training step, useful GFLOP/s", format_number(median(step_rates) / 1e9, 1)});
+    table.add_row({"of the matrix product", format_number(100 * median(ratios), 1) + " %"});
+    table.add_row({"tokens/s", format_count(static_cast<int64_t>(median(token_rates)))});
+    table.print(std::cout);
+  }
+  return result;
+}
+
+int train(int argc, char** argv, const Communicator& world) {
+  Config config;
+  bool only_benchmark = false;
+  CommandLine command_line(
+      "mirabelle-train",
+      "Trains a decoder-only transformer to predict the semantic IDs of users' next items. Writes "
+      "config.yaml (resolved), metrics.jsonl, summary.json and checkpoints/ to training.output, "
+      "and "
+      "goes on from the newest checkpoint there.",
+      "mpirun -n 2 mirabelle-train --config configs/beauty/semantic_ids.yaml\n"
+      "mirabelle-train --config run/config.yaml --set training.learning_rate=1e-3",
+      config.sections());
+  command_line.app().add_flag("--benchmark", only_benchmark,
+                              "time training steps of this configuration against the machine's "
+                              "matrix products, and train nothing");
+  if (const auto status = command_line.parse(argc, argv, world)) return *status;
+  MIRABELLE_CHECK_USAGE(!config.data.corpus.empty(), "data.corpus must name a corpus folder");
+
+  TrainingRun run(config, world);
+  log_plan(run, config, world);
+  if (only_benchmark) {
+    const json result = benchmark(run, world);
+    if (world.rank() == 0) command_line.write_result(result);
+    return 0;
+  }
+  if (config.training.fit_steps_to_wall_time) fit_schedule(run, config);
+  const json result = run.trainer.run(to_yaml(config));
+  if (world.rank() == 0) {
+    command_line.write_result(result);
+    spdlog::info(
+        "{} steps, {} tokens in {} ({} tokens/s), stopped by {}; best validation NDCG@10 "
+        "{:.4f} at step {}",
+        result["train_steps"].get<int64_t>(), format_count(result["train_tokens"].get<int64_t>()),
+        format_duration(result["train_seconds"].get<double>()),
+        format_count(static_cast<int64_t>(result["tokens_per_second"].get<double>())),
+        result["stopped_by"].get<std::string>(), result["best_validation_ndcg@10"].get<double>(),
+        result["best_step"].get<int64_t>());
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return mirabelle::run_main(argc, argv, "mirabelle-train", [&](const mirabelle::Communicator& w) {
+    return train(argc, argv, w);
+  });
+}
