@@ -39,18 +39,23 @@ void FeatureNormalization::apply(float* rows, int64_t n) const {
   }
 }
 
-void ResidualQuantizer::encode_level(int32_t* codes, float* residual, int64_t n,
-                                     int64_t level) const {
-  const Codebook& codebook = codebooks[level];
-  const int64_t dim = normalization.feature_dim();
+void encode_level(int32_t* codes, float* residual, int64_t n, const Codebook& codebook) {
   std::vector<float> workspace((n + 1) * codebook.size);
   const TensorView codes_view = view_of(codes, {n});
-  const TensorView residual_view = view_of(residual, {n, dim});
-  const TensorView rows = view_of(codebook.rows.data(), {codebook.size, dim});
+  const TensorView residual_view = view_of(residual, {n, codebook.dim});
+  const TensorView rows = view_of(codebook.rows.data(), {codebook.size, codebook.dim});
+  const TensorView workspace_view = view_of(workspace.data(), {(n + 1) * codebook.size});
   const Stream stream;
-  nearest_code(codes_view, residual_view, rows,
-               view_of(workspace.data(), {static_cast<int64_t>(workspace.size())}), stream);
+  nearest_code(codes_view, residual_view, rows, workspace_view, stream);
   subtract_code(residual_view, codes_view, rows, stream);
+}
+
+void ResidualQuantizer::encode(int32_t* codes, float* features, int64_t n) const {
+  std::vector<int32_t> level_codes(n);
+  for (int64_t level = 0; level < num_levels(); ++level) {
+    encode_level(level_codes.data(), features, n, codebooks[level]);
+    for (int64_t i = 0; i < n; ++i) codes[i * num_levels() + level] = level_codes[i];
+  }
 }
 
 }  // namespace mirabelle

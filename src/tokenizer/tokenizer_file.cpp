@@ -67,8 +67,7 @@ void write_quantizer(Hdf5File& file, const ResidualQuantizer& quantizer) {
   write_vector(file, "features/deviations", normalization.deviations);
   for (int64_t level = 0; level < quantizer.num_levels(); ++level) {
     const auto& codebook = quantizer.codebooks[level];
-    file.write(codebook_name(level),
-               view_of(codebook.rows.data(), {codebook.size, normalization.feature_dim()}));
+    file.write(codebook_name(level), view_of(codebook.rows.data(), {codebook.size, codebook.dim}));
   }
 }
 
@@ -148,10 +147,10 @@ ResidualQuantizer read_quantizer(const Hdf5File& file, const SemanticIds& ids) {
   for (int64_t level = 0; file.contains(codebook_name(level)); ++level) {
     const Shape shape = file.shape(codebook_name(level));
     MIRABELLE_CHECK_DATA(level < ids.num_levels() && shape.rank() == 2 && shape[1] == dim &&
-                             shape[0] <= ids.level_size(level),
+                             0 < shape[0] && shape[0] <= ids.level_size(level),
                          file.path().string(), ": dataset ", codebook_name(level), " has shape ",
                          shape, ", wanted a level's codebook of row size ", dim);
-    quantizer.codebooks.push_back({shape[0], file.read<float>(codebook_name(level))});
+    quantizer.codebooks.push_back({shape[0], dim, file.read<float>(codebook_name(level))});
     check_finite(file, codebook_name(level), quantizer.codebooks.back().rows);
   }
   MIRABELLE_CHECK_DATA(quantizer.num_levels() == ids.num_levels() - 1, file.path().string(), ": ",

@@ -6,8 +6,7 @@
 
 namespace mirabelle {
 
-/// One feature matrix of the corpus. A source of weight 1 has total variance 1 after
-/// normalisation, however wide it is.
+/// One feature matrix of the corpus.
 struct FeatureSource {
   std::string name;
   int64_t dim = 0;
@@ -15,8 +14,11 @@ struct FeatureSource {
 };
 
 /// Brings the features of several sources, one after the other in a row, to a common scale:
-/// x[j] <- (x[j] - means[j]) * weight / (deviations[j] * sqrt(number of j in the source that
-/// vary)).
+///
+///   x[j] <- (x[j] - means[j]) * weight / (deviations[j] * sqrt(n))
+///
+/// with n the number of features of the source that vary. A source then has total variance
+/// weight^2 however wide it is, so wide sources do not outvote narrow ones.
 struct FeatureNormalization {
   std::vector<FeatureSource> sources;
   std::vector<double> means;       ///< [feature_dim]
@@ -28,22 +30,28 @@ struct FeatureNormalization {
   void apply(float* rows, int64_t n) const;
 };
 
+/// What one level chooses from: rows [size, dim]. The code of a row is its index.
+struct Codebook {
+  int64_t size = 0;
+  int64_t dim = 0;
+  std::vector<float> rows;
+};
+
+/// codes [n] = the codebook's rows nearest to the residuals [n, dim], which lose those rows.
+void encode_level(int32_t* codes, float* residual, int64_t n, const Codebook& codebook);
+
 /// Turns features into one code per level: the nearest row of the level's codebook to what the
-/// earlier levels left over (the residual). This is what a tokenizer that learns in another way
-/// (an RQ-VAE) would replace.
+/// earlier levels left over (the residual). A tokenizer that learns in another way (an RQ-VAE)
+/// would put its encoder between the normalisation and the codebooks.
 struct ResidualQuantizer {
-  struct Codebook {
-    int64_t size = 0;
-    std::vector<float> rows;  ///< [size, feature_dim]
-  };
   FeatureNormalization normalization;
   std::vector<Codebook> codebooks;  ///< by level
 
   int64_t num_levels() const { return static_cast<int64_t>(codebooks.size()); }
 
-  /// One level: codes [n] of what the earlier levels left of n normalised items, residual
-  /// [n, feature_dim], from which the chosen codebook rows are then subtracted.
-  void encode_level(int32_t* codes, float* residual, int64_t n, int64_t level) const;
+  /// codes [n, num_levels] of normalised features [n, feature_dim], which become the residuals that
+  /// the last level leaves.
+  void encode(int32_t* codes, float* features, int64_t n) const;
 };
 
 }  // namespace mirabelle
