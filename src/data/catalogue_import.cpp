@@ -12,31 +12,32 @@ namespace mirabelle {
 
 using nlohmann::json;
 
-void import_catalogue(
-    const std::filesystem::path& path, CorpusWriter& writer,
-    const std::function<void(const std::string& id, const std::string& where)>& check_id) {
+void read_catalogue(
+    const std::filesystem::path& path,
+    const std::function<void(const CatalogueItem& item, const std::string& where)>& visit) {
   LineReader lines(path);
   std::string_view line;
   while (lines.next(line)) {
-    json item;
+    const std::string where = lines.where();
+    json object;
     try {
-      item = json::parse(line);
+      object = json::parse(line);
     } catch (const json::exception& error) {
-      throw_error(ErrorKind::kData, lines.where(), ": malformed JSON: ", error.what());
+      throw_error(ErrorKind::kData, where, ": malformed JSON: ", error.what());
     }
-    MIRABELLE_CHECK_DATA(item.is_object() && item.contains("item"), lines.where(),
+    MIRABELLE_CHECK_DATA(object.is_object() && object.contains("item"), where,
                          ": wanted a JSON object with an \"item\"");
-    const json& id = item["item"];
-    MIRABELLE_CHECK_DATA(id.is_string() || id.is_number_integer(), lines.where(), ": \"item\" is ",
+    const json& id = object["item"];
+    MIRABELLE_CHECK_DATA(id.is_string() || id.is_number_integer(), where, ": \"item\" is ",
                          id.dump(), ", wanted an integer or a string");
-    const std::string text = id.is_string() ? id.get<std::string>() : id.dump();
-    check_id(text, lines.where());
-    const auto title = item.find("title");
-    writer.add_item(text,
-                    title != item.end() && title->is_string() ? title->get<std::string>() : "",
-                    item.dump());
+    CatalogueItem item{id.is_string() ? id.get<std::string>() : id.dump(), "", object.dump()};
+    MIRABELLE_CHECK_DATA(is_valid_id(item.id), where, ": \"item\" is ", id.dump(),
+                         ", which is empty or holds control characters");
+    const auto title = object.find("title");
+    if (title != object.end() && title->is_string()) item.title = title->get<std::string>();
+    visit(item, where);
   }
-  MIRABELLE_CHECK_DATA(writer.num_items() > 0, path.string(),
+  MIRABELLE_CHECK_DATA(lines.line_number() > 0, path.string(),
                        ": is empty, wanted one item per line");
 }
 

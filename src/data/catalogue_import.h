@@ -9,12 +9,17 @@
 
 namespace mirabelle {
 
-/// Adds the items of an items.jsonl, one JSON object per line with an "item" (a string or an
-/// integer) and perhaps a "title". `check_id(id, where)` may refuse one. Throws kData Errors that
-/// name the line.
-void import_catalogue(
-    const std::filesystem::path& path, CorpusWriter& writer,
-    const std::function<void(const std::string& id, const std::string& where)>& check_id);
+struct CatalogueItem {
+  std::string id;
+  std::string title;     ///< empty if unknown
+  std::string metadata;  ///< the line's JSON object
+};
+
+/// Reads an items.jsonl: one JSON object per line with an "item" (a string or an integer) and
+/// perhaps a "title". `where` is "file:line". Throws kData Errors that name the line.
+void read_catalogue(
+    const std::filesystem::path& path,
+    const std::function<void(const CatalogueItem& item, const std::string& where)>& visit);
 
 /// Adds a feature matrix [num_items + 1, dim], row i + 1 = item number i, row 0 = zeros.
 void import_features(const std::filesystem::path& path, const std::string& name,

@@ -67,7 +67,9 @@ void check_manifest(const json& manifest, const std::string& where) {
   }
   check_one_of(get<json>(manifest, "tie_policy", where), "name", {"file", "shuffle"},
                where + ": tie_policy");
-  get<bool>(manifest, "has_timestamps", where);
+  const bool has_timestamps = get<bool>(manifest, "has_timestamps", where);
+  MIRABELLE_CHECK_DATA(split["name"] != "time" || has_timestamps, where,
+                       ": a time split, but has_timestamps is false");
   get<std::vector<std::string>>(manifest, "event_columns", where);
   check_one_of(manifest, "user_id_type", {"integer", "string"}, where);
   check_one_of(manifest, "item_id_type", {"integer", "string"}, where);

@@ -13,6 +13,7 @@
 #include "mirabelle/core/files.h"
 #include "mirabelle/core/hdf5_file.h"
 #include "mirabelle/core/random.h"
+#include "split_hash.h"
 
 namespace mirabelle {
 namespace {
@@ -77,18 +78,8 @@ struct TextColumn {
 };
 
 void check_id(std::string_view id, const char* of, const std::string& source) {
-  const bool printable = std::none_of(id.begin(), id.end(), [](char c) {
-    return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
-  });
-  MIRABELLE_CHECK_DATA(!id.empty() && printable, source, source.empty() ? "" : ": ", of, " ID \"",
-                       printable ? id : "?", "\" ",
-                       id.empty() ? "is empty" : "holds a control character");
-}
-
-template <typename T>
-void append_integer(std::string& text, T value) {
-  std::array<char, 24> digits;
-  text.append(digits.data(), std::to_chars(digits.begin(), digits.end(), value).ptr);
+  MIRABELLE_CHECK_DATA(is_valid_id(id), source, source.empty() ? "" : ": ", of,
+                       " ID is empty or holds control characters");
 }
 
 template <typename T>
@@ -102,6 +93,12 @@ void append_permuted(std::vector<T>& to, const std::vector<T>& from,
 }
 
 }  // namespace
+
+bool is_valid_id(std::string_view id) {
+  return !id.empty() && std::none_of(id.begin(), id.end(), [](char c) {
+    return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+  });
+}
 
 bool is_plain_integer(std::string_view id) {
   int64_t value = 0;
@@ -153,8 +150,7 @@ struct CorpusWriter::State {
   TextColumn user_ids{"user_ids"};
   int64_t shard_users = 0, shard_events = 0, num_users = 0, num_events = 0;
 
-  Sha256 split_hash;
-  std::string hashed_line;
+  SplitHash split_hash;
   std::vector<int32_t> order;  // of one history's events, if ties were shuffled
 
   State(const fs::path& path, const CorpusOptions& given, bool with_timestamps,
@@ -242,18 +238,11 @@ struct CorpusWriter::State {
   }
 
   void hash(const UserHistory& history, int32_t train, int32_t valid) {
-    hashed_line.assign(history.id);
-    const size_t length = history.items.size();
-    for (size_t event = 0; event < length; ++event) {
-      hashed_line += '\t';
-      hashed_line += item_id_of[history.items[order.empty() ? event : order[event]]];
+    split_hash.begin_user(history.id);
+    for (size_t event = 0; event < history.items.size(); ++event) {
+      split_hash.add_item(item_id_of[history.items[order.empty() ? event : order[event]]]);
     }
-    hashed_line += '\t';
-    append_integer(hashed_line, train);
-    hashed_line += '\t';
-    append_integer(hashed_line, valid);
-    hashed_line += '\n';
-    split_hash.update(hashed_line.data(), hashed_line.size());
+    split_hash.end_user(train, valid);
   }
 
   void open_shard() {

@@ -7,18 +7,17 @@
 #include <vector>
 
 #include "catalogue_import.h"
-#include "external_sorter.h"
 #include "line_reader.h"
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/files.h"
 #include "mirabelle/data/npy.h"
+#include "unique_ids.h"
 
 namespace mirabelle {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kUserIdBytes = 256 << 20;
 constexpr int64_t kUsersBetweenProgress = 4096;
 
 /// The files of a folder that end in `extension`, by name.
@@ -56,12 +55,13 @@ int64_t largest_item(const fs::path& sequences) {
 void add_catalogue(const fs::path& source, const std::vector<fs::path>& features,
                    CorpusWriter& writer) {
   if (fs::exists(source / "items.jsonl")) {
-    import_catalogue(source / "items.jsonl", writer,
-                     [&](const std::string& id, const std::string& where) {
-                       MIRABELLE_CHECK_DATA(id == std::to_string(writer.num_items() + 1), where,
-                                            ": \"item\" is ", id, ", wanted ",
-                                            writer.num_items() + 1, " (items are sorted, from 1)");
-                     });
+    read_catalogue(source / "items.jsonl",
+                   [&](const CatalogueItem& item, const std::string& where) {
+                     const std::string wanted = std::to_string(writer.num_items() + 1);
+                     MIRABELLE_CHECK_DATA(item.id == wanted, where, ": \"item\" is ", item.id,
+                                          ", wanted ", wanted, " (items are sorted, from 1)");
+                     writer.add_item(item.id, item.title, item.metadata);
+                   });
     return;
   }
   const int64_t num_items = features.empty() ? largest_item(source / "sequences.txt")
@@ -147,36 +147,6 @@ class EventFiles {
   std::vector<LineReader> columns_;
 };
 
-/// Finds a user ID that comes twice, in bounded memory.
-class UserIds {
- public:
-  explicit UserIds(const fs::path& run_folder) : sorter_(run_folder, kUserIdBytes) {}
-  void add(const std::string& id, int64_t line) {
-    record_.assign(id.begin(), id.end());
-    record_.push_back('\0');
-    append_ascending(record_, line);
-    sorter_.add({record_.data(), record_.size()});
-  }
-  void check_unique(const fs::path& file) {
-    std::string former;
-    sorter_.for_each([&](std::string_view record) {
-      const auto id = record.substr(0, record.size() - 8);
-      if (!former.empty() && id == std::string_view(former).substr(0, former.size() - 8)) {
-        throw_error(ErrorKind::kData, file.string(), ":", line_of(record), ": user ",
-                    id.substr(0, id.size() - 1), " has come before, in line ", line_of(former));
-      }
-      former = record;
-    });
-  }
-
- private:
-  static int64_t line_of(std::string_view record) {
-    return read_ascending(record.data() + record.size() - 8);
-  }
-  ExternalSorter sorter_;
-  std::vector<char> record_;
-};
-
 }  // namespace
 
 void import_dataset_folder(const fs::path& source, const fs::path& output,
@@ -198,7 +168,7 @@ void import_dataset_folder(const fs::path& source, const fs::path& output,
   for (const fs::path& path : features) import_features(path, path.stem().string(), writer);
 
   const AtomicPath runs(output.string() + ".runs");  // never committed, so removed at the end
-  UserIds user_ids(runs.path());
+  UniqueIds user_ids(runs.path());
   EventFiles events(source, has_timestamps, columns);
   UserHistory history;
   while (events.next(history, writer.num_items())) {
@@ -210,7 +180,10 @@ void import_dataset_folder(const fs::path& source, const fs::path& output,
   }
   MIRABELLE_CHECK_DATA(writer.num_users() > 0, sequences.string(),
                        ": is empty, wanted one user per line");
-  user_ids.check_unique(sequences);
+  user_ids.for_each_repeated([&](std::string_view id, int64_t first, int64_t second) {
+    throw_error(ErrorKind::kData, sequences.string(), ":", second, ": user ", id,
+                " has come before, in line ", first);
+  });
   if (options.progress) options.progress(writer.num_events(), 1.0);
   writer.finish();
 }

@@ -118,6 +118,8 @@ class CorpusWriter {
   std::unique_ptr<State> state_;
 };
 
+/// Whether text can be an ID: not empty, without control characters.
+bool is_valid_id(std::string_view id);
 /// Whether an ID is a decimal integer as std::to_string prints it.
 bool is_plain_integer(std::string_view id);
 
