@@ -1,0 +1,594 @@
+#include "mirabelle/kernels/attention.h"
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <cmath>
+#include <limits>
+
+#include "support/backends.h"
+
+namespace mirabelle::testing {
+namespace {
+
+struct Case {
+  std::vector<int64_t> lengths;
+  int64_t num_kv_heads = 1, group_size = 1, head_dim = 8;
+
+  std::vector<int32_t> offsets() const {
+    std::vector<int32_t> result{0};
+    for (int64_t length : lengths) result.push_back(result.back() + static_cast<int32_t>(length));
+    return result;
+  }
+  int64_t num_tokens() const { return offsets().back(); }
+  int64_t num_heads() const { return num_kv_heads * group_size; }
+  Shape qkv_shape() const { return {num_tokens(), num_kv_heads, group_size + 2, head_dim}; }
+  Shape out_shape() const { return {num_tokens(), num_heads() * head_dim}; }
+  Shape log_sum_shape() const { return {num_tokens(), num_heads()}; }
+  /// Where the vector of a token's head begins; slot = query head, or group_size for the key and
+  /// group_size + 1 for the value.
+  int64_t at(int64_t token, int64_t kv_head, int64_t slot) const {
+    return ((token * num_kv_heads + kv_head) * (group_size + 2) + slot) * head_dim;
+  }
+};
+
+/// Mixed lengths: none, one, odd ones, more than one block (128) and exactly one.
+const std::vector<int64_t> kLengths = {0, 1, 7, 33, 0, 65, 128, 200, 2};
+
+struct Oracle {
+  std::vector<double> out, log_sum, grad_qkv;
+};
+
+/// Attention and its gradient from the formulas, one full row of the softmax at a time.
+Oracle oracle(const Case& c, const std::vector<double>& qkv, const std::vector<double>& grad_out,
+              double scale) {
+  const int64_t dim = c.head_dim;
+  const std::vector<int32_t> offsets = c.offsets();
+  Oracle result{std::vector<double>(c.num_tokens() * c.num_heads() * dim),
+                std::vector<double>(c.num_tokens() * c.num_heads()),
+                std::vector<double>(qkv.size())};
+  auto dot = [&](const double* a, const double* b) {
+    double sum = 0;
+    for (int64_t d = 0; d < dim; ++d) sum += a[d] * b[d];
+    return sum;
+  };
+  for (size_t s = 0; s < c.lengths.size(); ++s) {
+    for (int64_t query = offsets[s]; query < offsets[s + 1]; ++query) {
+      for (int64_t head = 0; head < c.num_heads(); ++head) {
+        const int64_t kv_head = head / c.group_size, slot = head % c.group_size;
+        const double* q = &qkv[c.at(query, kv_head, slot)];
+        std::vector<double> p;
+        for (int64_t key = offsets[s]; key <= query; ++key) {
+          p.push_back(scale * dot(q, &qkv[c.at(key, kv_head, c.group_size)]));
+        }
+        const double largest = *std::max_element(p.begin(), p.end());
+        double sum = 0;
+        for (double score : p) sum += std::exp(score - largest);
+        const double log_sum = largest + std::log(sum);
+        const int64_t row = query * c.num_heads() + head;
+        result.log_sum[row] = log_sum;
+        double* out = &result.out[row * dim];
+        const double* dout = grad_out.empty() ? nullptr : &grad_out[row * dim];
+        std::vector<double> dp;
+        for (size_t j = 0; j < p.size(); ++j) {
+          const double* v = &qkv[c.at(offsets[s] + j, kv_head, c.group_size + 1)];
+          p[j] = std::exp(p[j] - log_sum);
+          for (int64_t d = 0; d < dim; ++d) out[d] += p[j] * v[d];
+          if (dout) dp.push_back(dot(dout, v));
+        }
+        if (!dout) continue;
+        double mean = 0;
+        for (size_t j = 0; j < p.size(); ++j) mean += p[j] * dp[j];
+        for (size_t j = 0; j < p.size(); ++j) {
+          const int64_t key = c.at(offsets[s] + j, kv_head, c.group_size);
+          const double ds = p[j] * (dp[j] - mean) * scale;
+          for (int64_t d = 0; d < dim; ++d) {
+            result.grad_qkv[c.at(query, kv_head, slot) + d] += ds * qkv[key + d];
+            result.grad_qkv[key + d] += ds * q[d];
+            result.grad_qkv[key + dim + d] += p[j] * dout[d];
+          }
+        }
+      }
+    }
+  }
+  return result;
+}
+
+struct Results {
+  Buffer out, log_sum, grad_qkv;
+};
+
+/// Both passes of the library; the outputs hold NaN before, so that what is not written shows.
+Results run(const Backend& backend, const Case& c, const std::vector<double>& qkv,
+            const std::vector<double>& grad_out, double scale) {
+  auto filled = [&](const Shape& shape) {
+    return make_tensor(backend, shape, std::vector<double>(shape.num_elements(), NAN));
+  };
+  Results result{filled(c.out_shape()), filled(c.log_sum_shape()), filled(c.qkv_shape())};
+  const Buffer input = make_tensor(backend, c.qkv_shape(), qkv);
+  const Buffer offsets = make_int_tensor(backend, c.offsets());
+  const Stream stream(backend.device);
+  attention_forward(result.out.view(), result.log_sum.view(), input.view(), offsets.view(), scale,
+                    stream);
+  if (grad_out.empty()) return result;
+  const Buffer grad = make_tensor(backend, c.out_shape(), grad_out);
+  attention_backward(result.grad_qkv.view(), grad.view(), result.out.view(), result.log_sum.view(),
+                     input.view(), offsets.view(), scale, stream);
+  return result;
+}
+
+void expect_both_passes_match(const Backend& backend, const Case& c) {
+  SCOPED_TRACE(::testing::Message() << c.num_kv_heads << " kv heads, groups of " << c.group_size
+                                    << ", head_dim " << c.head_dim);
+  const auto qkv = random_values(c.qkv_shape().num_elements(), 1);
+  const auto grad_out = random_values(c.out_shape().num_elements(), 2);
+  const double scale = 1 / std::sqrt(c.head_dim);
+  const Oracle expected = oracle(c, qkv, grad_out, scale);
+  const Results actual = run(backend, c, qkv, grad_out, scale);
+  const double tolerance = 5 * backend.tolerance;
+  expect_near(to_doubles(actual.out.view()), expected.out, tolerance, "out");
+  expect_near(to_doubles(actual.log_sum.view()), expected.log_sum, tolerance, "log_sum");
+  expect_near(to_doubles(actual.grad_qkv.view()), expected.grad_qkv, tolerance, "grad_qkv");
+}
+
+class AttentionTest : public ::testing::TestWithParam<Backend> {};
+MIRABELLE_INSTANTIATE_BACKENDS(AttentionTest);
+
+TEST_P(AttentionTest, MatchesTheFormulasForPackedSequences) {
+  expect_both_passes_match(GetParam(), {kLengths, 2, 1, 32});
+}
+
+TEST_P(AttentionTest, MatchesTheFormulasForGroupsOfQueryHeads) {
+  for (int64_t group_size : {2, 4, 7}) {
+    expect_both_passes_match(GetParam(), {{0, 1, 7, 33, 150}, 2, group_size, 8});
+  }
+}
+
+TEST_P(AttentionTest, MatchesTheFormulasForEveryWidthOfTiles) {
+  for (int64_t head_dim : {1, 2, 5, 8, 16, 17, 32, 48, 50, 64, 80, 96, 100, 128, 200, 256}) {
+    expect_both_passes_match(GetParam(), {{5, 0, 35, 130}, 1, 2, head_dim});
+  }
+}
+
+TEST_P(AttentionTest, MatchesTheFormulasAroundTheBlockSizes) {
+  for (int64_t length : {3, 4, 5, 15, 16, 17, 31, 32, 127, 128, 129, 160, 255, 256, 257}) {
+    expect_both_passes_match(GetParam(), {{length}, 1, 1, 16});
+  }
+}
+
+TEST_P(AttentionTest, MatchesTheFormulasForALongSequence) {
+  expect_both_passes_match(GetParam(), {{1000}, 1, 1, 64});
+}
+
+TEST_P(AttentionTest, DoesNothingWithoutTokens) {
+  for (const auto& lengths : {std::vector<int64_t>{}, {0}, {0, 0, 0}}) {
+    const Results results = run(GetParam(), {lengths, 2, 2, 8}, {}, {}, 1.0);
+    EXPECT_EQ(results.out.view().num_elements(), 0);
+    expect_both_passes_match(GetParam(), {lengths, 2, 2, 8});
+  }
+}
+
+TEST_P(AttentionTest, OutputOfTheFirstTokenIsItsValue) {
+  const Case c{{1, 4}, 1, 1, 2};
+  const auto qkv = random_values(c.qkv_shape().num_elements(), 3);
+  const auto out = to_doubles(run(GetParam(), c, qkv, {}, 100).out.view());
+  for (int64_t token : {0, 1}) {
+    for (int64_t d : {0, 1}) EXPECT_EQ(out[token * 2 + d], qkv[c.at(token, 0, 2) + d]);
+  }
+}
+
+TEST_P(AttentionTest, LaterTokensAndOtherSequencesDoNotMatter) {
+  const Case c{{40, 50}, 1, 2, 16};
+  auto qkv = random_values(c.qkv_shape().num_elements(), 4);
+  const auto before = to_doubles(run(GetParam(), c, qkv, {}, 0.25).out.view());
+  for (size_t i = c.at(20, 0, 0); i < static_cast<size_t>(c.at(40, 0, 0)); ++i) qkv[i] = 1e3;
+  const auto after = to_doubles(run(GetParam(), c, qkv, {}, 0.25).out.view());
+  const int64_t width = c.num_heads() * c.head_dim;
+  for (int64_t i = 0; i < c.num_tokens() * width; ++i) {
+    if (i / width < 20 || i / width >= 40) {
+      ASSERT_EQ(before[i], after[i]) << "token " << i / width;
+    } else if (i / width > 20) {
+      ASSERT_NE(before[i], after[i]) << "token " << i / width;
+    }
+  }
+}
+
+TEST_P(AttentionTest, SequenceHasTheSameBitsInAnyCompany) {
+  const Case together{{60, 140, 9}, 2, 2, 16}, alone{{140}, 2, 2, 16};
+  const auto qkv = random_values(together.qkv_shape().num_elements(), 5);
+  const auto grad_out = random_values(together.out_shape().num_elements(), 6);
+  const int64_t in = together.at(60, 0, 0), out = 60 * together.num_heads() * together.head_dim;
+  const Results all = run(GetParam(), together, qkv, grad_out, 0.25);
+  const Results one = run(GetParam(), alone, {qkv.begin() + in, qkv.end()},
+                          {grad_out.begin() + out, grad_out.end()}, 0.25);
+  const auto all_out = to_doubles(all.out.view()), one_out = to_doubles(one.out.view());
+  EXPECT_TRUE(std::equal(one_out.begin(), one_out.end(), all_out.begin() + out));
+  const auto all_grad = to_doubles(all.grad_qkv.view()), one_grad = to_doubles(one.grad_qkv.view());
+  EXPECT_TRUE(std::equal(one_grad.begin(), one_grad.end(), all_grad.begin() + in));
+}
+
+TEST_P(AttentionTest, HugeScoresNeitherOverflowNorLoseTheSoftmax) {
+  // Queries and keys of +-100 in 8 features and a scale of 1: scores between -8e4 and 8e4, nearly
+  // all of the weight on one key (or equally on several).
+  const Case c{{50, 140}, 1, 1, 8};
+  auto qkv = random_values(c.qkv_shape().num_elements(), 7);
+  for (int64_t token = 0; token < c.num_tokens(); ++token) {
+    for (int64_t d = 0; d < 2 * c.head_dim; ++d) {
+      double& x = qkv[c.at(token, 0, 0) + d];
+      x = x < 0 ? -100 : 100;
+    }
+  }
+  const auto grad_out = random_values(c.out_shape().num_elements(), 8);
+  const Oracle expected = oracle(c, qkv, grad_out, 1.0);
+  const Results actual = run(GetParam(), c, qkv, grad_out, 1.0);
+  expect_near(to_doubles(actual.out.view()), expected.out, 10 * GetParam().tolerance, "out");
+  // log_sum near 8e4 is rounded to its dtype (2^-8 in float32), and p with it.
+  const double rounding = GetParam().dtype == DType::kFloat32 ? 4e-3 : 1e-9;
+  expect_near(to_doubles(actual.log_sum.view()), expected.log_sum, rounding, "log_sum");
+  const auto grad = to_doubles(actual.grad_qkv.view());
+  for (size_t i = 0; i < grad.size(); ++i) {
+    // ds = p (dp - delta) errs by p's rounding, times keys and queries of 100.
+    ASSERT_NEAR(grad[i], expected.grad_qkv[i], 100 * 200 * rounding) << i;
+  }
+}
+
+TEST_P(AttentionTest, KeysFarBelowTheMaximumGetNoWeight) {
+  // One key scores 1e4, the others -1e4; the maximum comes in the last block, so what was summed
+  // before is scaled to nothing.
+  const Case c{{300}, 1, 1, 2};
+  std::vector<double> qkv(c.qkv_shape().num_elements());
+  for (int64_t token = 0; token < 300; ++token) {
+    qkv[c.at(token, 0, 0)] = 100;
+    qkv[c.at(token, 0, 1)] = token == 290 ? 100 : -100;
+    qkv[c.at(token, 0, 2)] = token == 290 ? 3 : 1;
+  }
+  const Results results = run(GetParam(), c, qkv, {}, 1.0);
+  const auto out = to_doubles(results.out.view()), log_sum = to_doubles(results.log_sum.view());
+  EXPECT_NEAR(out[2 * 289], 1, GetParam().tolerance);
+  EXPECT_NEAR(log_sum[289], -1e4 + std::log(290), 1e-3);
+  EXPECT_EQ(out[2 * 299], 3);
+  EXPECT_EQ(log_sum[299], 1e4);
+}
+
+TEST_P(AttentionTest, ResultsDoNotDependOnTheNumberOfThreads) {
+  const Case c{kLengths, 2, 2, 48};
+  const auto qkv = random_values(c.qkv_shape().num_elements(), 9);
+  const auto grad_out = random_values(c.out_shape().num_elements(), 10);
+  const int threads = omp_get_max_threads();
+  std::vector<std::vector<double>> outs, grads;
+  for (int n : {1, 2, 3, 7}) {
+    omp_set_num_threads(n);
+    const Results results = run(GetParam(), c, qkv, grad_out, 0.2);
+    outs.push_back(to_doubles(results.out.view()));
+    grads.push_back(to_doubles(results.grad_qkv.view()));
+  }
+  omp_set_num_threads(threads);
+  for (size_t i = 1; i < outs.size(); ++i) {
+    EXPECT_EQ(outs[i], outs[0]);
+    EXPECT_EQ(grads[i], grads[0]);
+  }
+}
+
+TEST(AttentionGradientTest, BackwardMatchesFiniteDifferencesInFloat64) {
+  const Backend backend{Device::kCpu, DType::kFloat64, 1e-12};
+  const Case c{{1, 3, 0, 9, 130}, 2, 2, 3};
+  auto qkv = random_values(c.qkv_shape().num_elements(), 11);
+  const auto weight = random_values(c.out_shape().num_elements(), 12);
+  const double scale = 0.6, step = 1e-5;
+  auto loss = [&] {
+    const auto out = to_doubles(run(backend, c, qkv, {}, scale).out.view());
+    double sum = 0;
+    for (size_t i = 0; i < out.size(); ++i) sum += weight[i] * out[i];
+    return sum;
+  };
+  const auto grad = to_doubles(run(backend, c, qkv, weight, scale).grad_qkv.view());
+  for (size_t i = 0; i < qkv.size(); i += 7) {  // 7 has no factor in common with the shape
+    const double value = qkv[i];
+    qkv[i] = value + step;
+    const double above = loss();
+    qkv[i] = value - step;
+    const double below = loss();
+    qkv[i] = value;
+    ASSERT_NEAR(grad[i], (above - below) / (2 * step), 1e-7) << i;
+  }
+}
+
+// --- beam attention
+// -------------------------------------------------------------------------------
+
+struct BeamCase {
+  std::vector<int64_t> prefix_lengths, num_beams;  // per user
+  int64_t suffix_length = 0, num_kv_heads = 1, group_size = 1, head_dim = 8;
+};
+
+std::vector<int32_t> to_offsets(const std::vector<int64_t>& lengths) {
+  return Case{lengths}.offsets();
+}
+
+/// Operands of beam_attention, and every beam written out as a sequence of its own.
+struct BeamData {
+  std::vector<int32_t> prefix_offsets, beam_offsets;
+  Shape qkv_shape, prefix_shape, suffix_shape, out_shape;
+  std::vector<double> qkv, prefix, suffix;
+
+  explicit BeamData(const BeamCase& c)
+      : prefix_offsets(to_offsets(c.prefix_lengths)),
+        beam_offsets(to_offsets(c.num_beams)),
+        qkv_shape{beam_offsets.back(), c.num_kv_heads, c.group_size + 2, c.head_dim},
+        prefix_shape{prefix_offsets.back(), c.num_kv_heads, c.group_size + 2, c.head_dim},
+        suffix_shape{c.suffix_length, beam_offsets.back(), c.num_kv_heads, 2, c.head_dim},
+        out_shape{beam_offsets.back(), c.num_kv_heads * c.group_size * c.head_dim},
+        qkv(random_values(qkv_shape.num_elements(), 21)),
+        prefix(random_values(prefix_shape.num_elements(), 22)),
+        suffix(random_values(suffix_shape.num_elements(), 23)) {}
+};
+
+std::vector<double> run_beams(const Backend& backend, const BeamCase& c, const BeamData& data,
+                              double scale) {
+  const Buffer out =
+      make_tensor(backend, data.out_shape, std::vector<double>(data.out_shape.num_elements(), NAN));
+  const Buffer qkv = make_tensor(backend, data.qkv_shape, data.qkv);
+  const Buffer prefix = make_tensor(backend, data.prefix_shape, data.prefix);
+  const Buffer suffix = make_tensor(backend, data.suffix_shape, data.suffix);
+  const Buffer prefix_offsets = make_int_tensor(backend, data.prefix_offsets);
+  const Buffer beam_offsets = make_int_tensor(backend, data.beam_offsets);
+  beam_attention(out.view(), qkv.view(), prefix.view(), prefix_offsets.view(), beam_offsets.view(),
+                 c.suffix_length ? suffix.view() : TensorView{}, c.suffix_length, scale,
+                 Stream(backend.device));
+  return to_doubles(out.view());
+}
+
+/// attention_forward on history + suffix + token, for each beam a sequence.
+std::vector<double> run_unshared(const Backend& backend, const BeamCase& c, const BeamData& data,
+                                 double scale) {
+  Case sequences{{}, c.num_kv_heads, c.group_size, c.head_dim};
+  const int64_t row = c.num_kv_heads * (c.group_size + 2) * c.head_dim;
+  std::vector<double> qkv;
+  for (size_t user = 0; user < c.num_beams.size(); ++user) {
+    for (int64_t beam = data.beam_offsets[user]; beam < data.beam_offsets[user + 1]; ++beam) {
+      sequences.lengths.push_back(c.prefix_lengths[user] + c.suffix_length + 1);
+      qkv.insert(qkv.end(), data.prefix.begin() + data.prefix_offsets[user] * row,
+                 data.prefix.begin() + data.prefix_offsets[user + 1] * row);
+      for (int64_t i = 0; i < c.suffix_length; ++i) {
+        for (int64_t kv_head = 0; kv_head < c.num_kv_heads; ++kv_head) {
+          qkv.insert(qkv.end(), c.group_size * c.head_dim, 0.0);  // queries of no interest
+          const auto from =
+              data.suffix.begin() +
+              ((i * data.beam_offsets.back() + beam) * c.num_kv_heads + kv_head) * 2 * c.head_dim;
+          qkv.insert(qkv.end(), from, from + 2 * c.head_dim);
+        }
+      }
+      qkv.insert(qkv.end(), data.qkv.begin() + beam * row, data.qkv.begin() + (beam + 1) * row);
+    }
+  }
+  const auto out = to_doubles(run(backend, sequences, qkv, {}, scale).out.view());
+  const int64_t width = sequences.num_heads() * sequences.head_dim;
+  std::vector<double> newest;
+  const auto offsets = sequences.offsets();
+  for (size_t beam = 0; beam < sequences.lengths.size(); ++beam) {
+    const auto end = out.begin() + offsets[beam + 1] * width;
+    newest.insert(newest.end(), end - width, end);
+  }
+  return newest;
+}
+
+void expect_beams_equal_sequences(const Backend& backend, const BeamCase& c) {
+  const BeamData data(c);
+  const double scale = 1 / std::sqrt(c.head_dim);
+  expect_near(run_beams(backend, c, data, scale), run_unshared(backend, c, data, scale),
+              5 * backend.tolerance, "out");
+}
+
+class BeamAttentionTest : public ::testing::TestWithParam<Backend> {};
+MIRABELLE_INSTANTIATE_BACKENDS(BeamAttentionTest);
+
+TEST_P(BeamAttentionTest, EqualsTheUnsharedSequences) {
+  expect_beams_equal_sequences(GetParam(), {{80, 5, 33, 17}, {50, 3, 1, 20}, 2, 2, 1, 64});
+}
+
+TEST_P(BeamAttentionTest, EqualsTheUnsharedSequencesInGroupsOfQueryHeads) {
+  for (int64_t group_size : {2, 4, 7}) {
+    expect_beams_equal_sequences(GetParam(), {{20, 140}, {10, 4}, 3, 2, group_size, 8});
+  }
+}
+
+TEST_P(BeamAttentionTest, EqualsTheUnsharedSequencesForEverySuffixLength) {
+  for (int64_t suffix_length : {0, 1, 2, 5}) {
+    expect_beams_equal_sequences(GetParam(), {{30}, {9}, suffix_length, 1, 2, 32});
+  }
+}
+
+TEST_P(BeamAttentionTest, TakesMoreBeamsAndLongerHistoriesThanABlock) {
+  expect_beams_equal_sequences(GetParam(), {{300, 129}, {150, 257}, 1, 1, 1, 16});
+}
+
+TEST_P(BeamAttentionTest, TakesUsersWithoutHistoryOrBeams) {
+  expect_beams_equal_sequences(GetParam(), {{0, 12, 0, 4}, {3, 0, 0, 2}, 1, 1, 1, 48});
+  expect_beams_equal_sequences(GetParam(), {{}, {}, 0, 1, 1, 16});
+}
+
+TEST_P(BeamAttentionTest, BeamWithoutHistoryOrSuffixReturnsItsValue) {
+  const BeamCase c{{0}, {2}, 0, 1, 1, 4};
+  const BeamData data(c);
+  const auto out = run_beams(GetParam(), c, data, 7);
+  for (int64_t i = 0; i < 8; ++i) EXPECT_EQ(out[i], data.qkv[i / 4 * 12 + 8 + i % 4]);
+}
+
+TEST_P(BeamAttentionTest, HugeScoresNeitherOverflowNorLoseTheSoftmax) {
+  const BeamCase c{{150}, {5}, 2, 1, 1, 8};
+  const BeamData data(c);
+  const auto out = run_beams(GetParam(), c, data, 1e4);
+  expect_near(out, run_unshared(GetParam(), c, data, 1e4), 2e-2, "out");
+}
+
+TEST_P(BeamAttentionTest, ResultsDoNotDependOnTheNumberOfThreads) {
+  const BeamCase c{{80, 5, 0, 170}, {50, 3, 7, 140}, 2, 2, 2, 16};
+  const BeamData data(c);
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(1);
+  const auto alone = run_beams(GetParam(), c, data, 0.25);
+  for (int n : {2, 5}) {
+    omp_set_num_threads(n);
+    EXPECT_EQ(run_beams(GetParam(), c, data, 0.25), alone);
+  }
+  omp_set_num_threads(threads);
+}
+
+// --- checks
+// ---------------------------------------------------------------------------------------
+
+/// The message that `call` throws, or "" if it does not.
+template <typename Call>
+std::string error_of(const Call& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+Buffer floats(const Shape& shape) { return Buffer(shape, DType::kFloat32); }
+
+Buffer offsets_of(const std::vector<int32_t>& values) {
+  return make_int_tensor({Device::kCpu, DType::kFloat32, 0}, values);
+}
+
+struct AttentionOperands {
+  Buffer out = floats({5, 12}), log_sum = floats({5, 4}), qkv = floats({5, 2, 4, 3});
+  Buffer offsets = offsets_of({0, 2, 5});
+  Buffer grad_out = floats({5, 12}), grad_qkv = floats({5, 2, 4, 3});
+
+  std::string forward_error() const {
+    return error_of([&] {
+      attention_forward(out.view(), log_sum.view(), qkv.view(), offsets.view(), 1, Stream());
+    });
+  }
+  std::string backward_error() const {
+    return error_of([&] {
+      attention_backward(grad_qkv.view(), grad_out.view(), out.view(), log_sum.view(), qkv.view(),
+                         offsets.view(), 1, Stream());
+    });
+  }
+};
+
+/// Both passes refuse the operands with this message.
+void expect_both_refuse(const AttentionOperands& operands, const std::string& message) {
+  EXPECT_EQ(operands.forward_error(), message);
+  EXPECT_EQ(operands.backward_error(), message);
+}
+
+TEST(AttentionCheckTest, AcceptsMatchingOperands) { expect_both_refuse({}, ""); }
+
+TEST(AttentionCheckTest, RefusesAProjectionOfTheWrongRankOrWithoutQueries) {
+  AttentionOperands operands;
+  operands.qkv = floats({5, 24});
+  expect_both_refuse(operands,
+                     "qkv has shape [5, 24], wanted [num_tokens, num_kv_heads, group_size + 2, "
+                     "head_dim]");
+  operands.qkv = floats({5, 2, 2, 3});
+  expect_both_refuse(operands,
+                     "qkv has shape [5, 2, 2, 3], wanted [num_tokens, num_kv_heads, group_size + "
+                     "2, head_dim]");
+}
+
+TEST(AttentionCheckTest, RefusesHeadsWithoutATile) {
+  AttentionOperands operands;
+  operands.qkv = floats({5, 2, 4, 257});
+  expect_both_refuse(operands, "head_dim is 257, wanted 1 to 256");
+  operands.qkv = floats({5, 2, 4, 0});
+  expect_both_refuse(operands, "head_dim is 0, wanted 1 to 256");
+}
+
+TEST(AttentionCheckTest, RefusesOutputsOfOtherShapesOrTypes) {
+  AttentionOperands operands;
+  operands.out = floats({5, 11});
+  expect_both_refuse(operands, "out has shape [5, 11], wanted [5, 12]");
+  operands.out = Buffer({5, 12}, DType::kFloat64);
+  expect_both_refuse(operands, "out is float64, wanted float32");
+  operands = {};
+  operands.log_sum = floats({5, 2});
+  expect_both_refuse(operands, "log_sum has shape [5, 2], wanted [5, 4]");
+}
+
+TEST(AttentionCheckTest, RefusesGradientsOfOtherShapes) {
+  AttentionOperands operands;
+  operands.grad_out = floats({4, 12});
+  EXPECT_EQ(operands.backward_error(), "grad_out has shape [4, 12], wanted [5, 12]");
+  operands = {};
+  operands.grad_qkv = floats({5, 2, 3, 3});
+  EXPECT_EQ(operands.backward_error(), "grad_qkv has shape [5, 2, 3, 3], wanted [5, 2, 4, 3]");
+}
+
+TEST(AttentionCheckTest, RefusesOffsetsThatAreNotThoseOfTheTokens) {
+  AttentionOperands operands;
+  operands.offsets = offsets_of({});
+  expect_both_refuse(operands, "sequence_offsets has shape [0], wanted [parts + 1]");
+  operands.offsets = Buffer({3}, DType::kInt64);
+  expect_both_refuse(operands, "sequence_offsets is int64, wanted int32");
+  operands.offsets = offsets_of({1, 5});
+  expect_both_refuse(operands, "sequence_offsets runs from 1 to 5, wanted from 0 to 5");
+  operands.offsets = offsets_of({0, 6});
+  expect_both_refuse(operands, "sequence_offsets runs from 0 to 6, wanted from 0 to 5");
+  operands.offsets = offsets_of({0, 3, 2, 5});
+  expect_both_refuse(operands, "sequence_offsets[2] is 2, wanted at least 3");
+}
+
+struct BeamOperands {
+  Buffer out = floats({3, 12}), qkv = floats({3, 2, 4, 3}), prefix = floats({5, 2, 4, 3});
+  Buffer prefix_offsets = offsets_of({0, 2, 5}), beam_offsets = offsets_of({0, 1, 3});
+  Buffer suffix = floats({2, 3, 2, 2, 3});
+  int64_t suffix_length = 2;
+
+  std::string error() const {
+    return error_of([&] {
+      beam_attention(out.view(), qkv.view(), prefix.view(), prefix_offsets.view(),
+                     beam_offsets.view(), suffix.view(), suffix_length, 1, Stream());
+    });
+  }
+};
+
+TEST(BeamAttentionCheckTest, AcceptsMatchingOperands) { EXPECT_EQ(BeamOperands().error(), ""); }
+
+TEST(BeamAttentionCheckTest, RefusesProjectionsAndOutputsOfOtherShapes) {
+  BeamOperands operands;
+  operands.qkv = floats({3, 24});
+  EXPECT_EQ(operands.error(),
+            "qkv has shape [3, 24], wanted [num_tokens, num_kv_heads, group_size + 2, head_dim]");
+  operands = {};
+  operands.out = floats({2, 12});
+  EXPECT_EQ(operands.error(), "out has shape [2, 12], wanted [3, 12]");
+}
+
+TEST(BeamAttentionCheckTest, RefusesAPrefixOfOtherHeads) {
+  BeamOperands operands;
+  operands.prefix = floats({5, 24});
+  EXPECT_EQ(operands.error(),
+            "prefix_qkv has shape [5, 24], wanted [num_prefix_tokens, num_kv_heads, group_size + "
+            "2, head_dim]");
+  operands.prefix = floats({5, 2, 3, 3});
+  EXPECT_EQ(operands.error(), "prefix_qkv has shape [5, 2, 3, 3], wanted [5, 2, 4, 3]");
+}
+
+TEST(BeamAttentionCheckTest, RefusesOffsetsThatDoNotFit) {
+  BeamOperands operands;
+  operands.prefix_offsets = offsets_of({0, 2, 4});
+  EXPECT_EQ(operands.error(), "prefix_offsets runs from 0 to 4, wanted from 0 to 5");
+  operands = {};
+  operands.beam_offsets = offsets_of({0, 4, 3});
+  EXPECT_EQ(operands.error(), "beam_offsets[2] is 3, wanted at least 4");
+  operands.beam_offsets = offsets_of({0, 3});
+  EXPECT_EQ(operands.error(),
+            "prefix_offsets has shape [3], beam_offsets [2]: wanted [num_users + 1] both");
+}
+
+TEST(BeamAttentionCheckTest, RefusesASuffixThatDoesNotFit) {
+  BeamOperands operands;
+  operands.suffix = floats({2, 3, 2, 3});
+  EXPECT_EQ(operands.error(), "suffix_kv has shape [2, 3, 2, 3], wanted [2, 3, 2, 2, 3]");
+  operands.suffix_length = -1;
+  EXPECT_EQ(operands.error(), "suffix_length is -1, wanted 0 or more");
+}
+
+}  // namespace
+}  // namespace mirabelle::testing

@@ -1,0 +1,187 @@
+#include "mirabelle/kernels/top_k.h"
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "support/backends.h"
+
+namespace mirabelle::testing {
+namespace {
+
+constexpr double kNone = -std::numeric_limits<double>::infinity();
+
+struct Ranking {
+  std::vector<double> values;
+  std::vector<int32_t> indices;
+  bool operator==(const Ranking&) const = default;
+};
+
+/// A stable sort of each segment, cut off or filled up at k.
+Ranking oracle(const std::vector<double>& scores, const std::vector<int32_t>& offsets, int64_t k) {
+  Ranking result;
+  for (size_t s = 0; s + 1 < offsets.size(); ++s) {
+    std::vector<int32_t> order(offsets[s + 1] - offsets[s]);
+    std::iota(order.begin(), order.end(), 0);
+    const double* segment = scores.data() + offsets[s];
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int32_t a, int32_t b) { return segment[a] > segment[b]; });
+    for (int64_t i = 0; i < k; ++i) {
+      const bool there = i < static_cast<int64_t>(order.size());
+      result.values.push_back(there ? segment[order[i]] : kNone);
+      result.indices.push_back(there ? order[i] : -1);
+    }
+  }
+  return result;
+}
+
+Ranking run(const Backend& backend, const std::vector<double>& scores,
+            const std::vector<int32_t>& offsets, int64_t k) {
+  const int64_t num_segments = static_cast<int64_t>(offsets.size()) - 1;
+  const Buffer values =
+      make_tensor(backend, {num_segments, k}, std::vector<double>(num_segments * k, NAN));
+  const Buffer indices({num_segments, k}, DType::kInt32, backend.device);
+  const Buffer input = make_tensor(backend, {static_cast<int64_t>(scores.size())}, scores);
+  const Buffer segments = make_int_tensor(backend, offsets);
+  segmented_top_k(values.view(), indices.view(), input.view(), segments.view(),
+                  Stream(backend.device));
+  const int32_t* index = indices.view().as<int32_t>();
+  return {to_doubles(values.view()), {index, index + num_segments * k}};
+}
+
+void expect_sorted(const Backend& backend, const std::vector<double>& scores,
+                   const std::vector<int32_t>& offsets, int64_t k) {
+  EXPECT_TRUE(run(backend, scores, offsets, k) == oracle(scores, offsets, k))
+      << scores.size() << " scores, " << offsets.size() - 1 << " segments, k " << k;
+}
+
+/// Whole numbers below `levels`: many are equal.
+std::vector<double> coarse_values(int64_t n, int64_t levels, uint64_t seed) {
+  Random random(random_key(seed, "test"));
+  std::vector<double> values(n);
+  for (double& value : values) value = static_cast<double>(random.below(levels));
+  return values;
+}
+
+class TopKTest : public ::testing::TestWithParam<Backend> {};
+MIRABELLE_INSTANTIATE_BACKENDS(TopKTest);
+
+TEST_P(TopKTest, EqualsAStableSortForSegmentsOfAllSizes) {
+  const std::vector<int32_t> offsets = {0, 1, 1, 3, 66, 67, 130, 258, 1300, 1363, 5000, 5000};
+  const auto scores = random_values(offsets.back(), 1);
+  for (int64_t k : {1, 2, 3, 10, 50, 63, 64, 65, 200, 1000}) {
+    expect_sorted(GetParam(), scores, offsets, k);
+  }
+}
+
+TEST_P(TopKTest, EqualScoresComeInTheOrderOfTheirIndex) {
+  for (int64_t levels : {1, 2, 7, 100}) {
+    for (int64_t k : {1, 5, 64, 300}) {
+      expect_sorted(GetParam(), coarse_values(1000, levels, levels), {0, 130, 400, 1000}, k);
+    }
+  }
+}
+
+TEST_P(TopKTest, TakesTheBestOfManyInAnyOrder) {
+  const int32_t n = 60'000;
+  auto scores = random_values(n, 3);
+  for (int64_t k : {10, 1000}) expect_sorted(GetParam(), scores, {0, n}, k);
+  std::sort(scores.begin(), scores.end());
+  for (int64_t k : {10, 1000}) expect_sorted(GetParam(), scores, {0, n}, k);
+  std::reverse(scores.begin(), scores.end());
+  for (int64_t k : {10, 1000}) expect_sorted(GetParam(), scores, {0, n}, k);
+}
+
+TEST_P(TopKTest, ShortSegmentsAreFilledUp) {
+  const Ranking ranking = run(GetParam(), {2, 5, 3}, {0, 2, 2, 3}, 3);
+  EXPECT_EQ(ranking.values,
+            (std::vector<double>{5, 2, kNone, kNone, kNone, kNone, 3, kNone, kNone}));
+  EXPECT_EQ(ranking.indices, (std::vector<int32_t>{1, 0, -1, -1, -1, -1, 0, -1, -1}));
+}
+
+TEST_P(TopKTest, ScoresOfMinusInfinityAreCandidatesLikeOthers) {
+  const Ranking ranking = run(GetParam(), {kNone, kNone, 1, kNone}, {0, 4}, 3);
+  EXPECT_EQ(ranking.values, (std::vector<double>{1, kNone, kNone}));
+  EXPECT_EQ(ranking.indices, (std::vector<int32_t>{2, 0, 1}));
+  expect_sorted(GetParam(), std::vector<double>(200, kNone), {0, 3, 200}, 5);
+}
+
+TEST_P(TopKTest, InfinityIsTheBestScore) {
+  std::vector<double> scores = random_values(300, 4);
+  scores[77] = scores[210] = -kNone;
+  expect_sorted(GetParam(), scores, {0, 300}, 4);
+}
+
+TEST_P(TopKTest, NothingIsAskedOfNoSegmentsAndNoK) {
+  EXPECT_TRUE(run(GetParam(), {}, {0}, 5).values.empty());
+  EXPECT_TRUE(run(GetParam(), {1, 2}, {0, 2}, 0).values.empty());
+  EXPECT_EQ(run(GetParam(), {}, {0, 0}, 1).indices, (std::vector<int32_t>{-1}));
+}
+
+TEST_P(TopKTest, ResultsDoNotDependOnTheNumberOfThreads) {
+  std::vector<int32_t> offsets = {0};
+  for (int32_t segment = 0; segment < 200; ++segment) {
+    offsets.push_back(offsets.back() + segment * 7 % 90);
+  }
+  const auto scores = coarse_values(offsets.back(), 20, 5);
+  const int threads = omp_get_max_threads();
+  for (int n : {1, 2, 5}) {
+    omp_set_num_threads(n);
+    expect_sorted(GetParam(), scores, offsets, 30);
+  }
+  omp_set_num_threads(threads);
+}
+
+struct Operands {
+  Buffer values = Buffer({2, 3}, DType::kFloat32), indices = Buffer({2, 3}, DType::kInt32);
+  Buffer scores = Buffer({5}, DType::kFloat32);
+  Buffer offsets = make_int_tensor(kBackends[0], {0, 2, 5});
+
+  std::string error() const {
+    try {
+      segmented_top_k(values.view(), indices.view(), scores.view(), offsets.view(), Stream());
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  }
+};
+
+TEST(TopKCheckTest, AcceptsMatchingOperands) { EXPECT_EQ(Operands().error(), ""); }
+
+TEST(TopKCheckTest, RefusesScoresAndValuesOfTheWrongRank) {
+  Operands operands;
+  operands.scores = Buffer({5, 1}, DType::kFloat32);
+  EXPECT_EQ(operands.error(), "scores has shape [5, 1], wanted [n]");
+  operands = {};
+  operands.values = Buffer({6}, DType::kFloat32);
+  EXPECT_EQ(operands.error(), "values has shape [6], wanted [num_segments, k]");
+}
+
+TEST(TopKCheckTest, RefusesResultsOfOtherShapesOrTypes) {
+  Operands operands;
+  operands.values = Buffer({3, 3}, DType::kFloat32);
+  EXPECT_EQ(operands.error(), "values has shape [3, 3], wanted [2, 3]");
+  operands.values = Buffer({2, 3}, DType::kFloat64);
+  EXPECT_EQ(operands.error(), "values is float64, wanted float32");
+  operands = {};
+  operands.indices = Buffer({2, 4}, DType::kInt32);
+  EXPECT_EQ(operands.error(), "indices has shape [2, 4], wanted [2, 3]");
+  operands.indices = Buffer({2, 3}, DType::kInt64);
+  EXPECT_EQ(operands.error(), "indices is int64, wanted int32");
+}
+
+TEST(TopKCheckTest, RefusesOffsetsThatAreNotThoseOfTheScores) {
+  Operands operands;
+  operands.offsets = make_int_tensor(kBackends[0], {0, 2, 6});
+  EXPECT_EQ(operands.error(), "offsets runs from 0 to 6, wanted from 0 to 5");
+  operands.offsets = make_int_tensor(kBackends[0], {0, 4, 3, 5});
+  EXPECT_EQ(operands.error(), "offsets[2] is 3, wanted at least 4");
+}
+
+}  // namespace
+}  // namespace mirabelle::testing
