@@ -141,8 +141,11 @@ template <typename Number>
 bool parse_whole(const std::string& text, Number& value) {
   const char* begin = text.data() + (text.size() > 1 && text[0] == '+' && text[1] != '-' ? 1 : 0);
   const char* end = text.data() + text.size();
-  const auto result = std::from_chars(begin, end, value);
-  return result.ec == std::errc() && result.ptr == end;
+  Number number;
+  const auto result = std::from_chars(begin, end, number);
+  if (result.ec != std::errc() || result.ptr != end) return false;
+  value = number;
+  return true;
 }
 
 bool parse(const YAML::Node& node, bool& value) {
@@ -159,7 +162,10 @@ bool parse(const YAML::Node& node, double& value) {
   if (*text == ".inf" || *text == "+.inf") return value = kInfinity, true;
   if (*text == "-.inf") return value = -kInfinity, true;
   if (*text == ".nan") return value = std::numeric_limits<double>::quiet_NaN(), true;
-  return parse_whole(*text, value) && std::isfinite(value);  // from_chars also takes "inf", "nan"
+  double number;  // from_chars also takes "inf" and "nan"
+  if (!parse_whole(*text, number) || !std::isfinite(number)) return false;
+  value = number;
+  return true;
 }
 
 bool parse(const YAML::Node& node, int64_t& value) {
@@ -287,7 +293,9 @@ std::vector<YAML::Node> load(const std::string& text, const std::string& source)
   try {
     return YAML::LoadAll(text);
   } catch (const YAML::Exception& error) {
-    throw_error(ErrorKind::kUsage, place(source, error.mark), ": not valid YAML: ", error.msg);
+    const bool is_file = !source.starts_with("--set ");
+    throw_error(ErrorKind::kUsage, is_file ? place(source, error.mark) : source,
+                ": not valid YAML: ", error.msg);
   }
 }
 

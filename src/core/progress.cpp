@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <iostream>
+#include <sstream>
 
 #include "mirabelle/core/table.h"
 
@@ -45,7 +46,7 @@ std::string format_count(int64_t value) {
   std::string digits = std::to_string(value);
   const int64_t first_digit = value < 0 ? 1 : 0;
   for (int64_t i = static_cast<int64_t>(digits.size()) - 3; i > first_digit; i -= 3) {
-    digits.insert(static_cast<size_t>(i), ",");
+    digits.insert(static_cast<size_t>(i), 1, ',');
   }
   return digits;
 }
@@ -53,23 +54,19 @@ std::string format_count(int64_t value) {
 std::string progress_line(const std::string& label, int64_t done, int64_t total, int64_t first_done,
                           double seconds, const std::string& text) {
   const double rate = seconds > 0 ? static_cast<double>(done - first_done) / seconds : 0;
-  std::string line = label;
-  if (total > 0) {
-    line += "  " + format_number(std::floor(100 * static_cast<double>(done) / total), 0) + "%";
-  }
-  line += "  " + format_count(done);
-  if (total > 0) line += "/" + format_count(total);
+  std::ostringstream line;
+  line << label << "  ";
+  if (total > 0) line << 100 * done / total << "%  ";
+  line << format_count(done);
+  if (total > 0) line << '/' << format_count(total);
   if (rate > 0) {
-    line +=
-        "  " +
-        (rate < 100 ? format_number(rate, rate < 10 ? 2 : 1) : format_count(std::llround(rate))) +
-        "/s";
-    if (total > done) {
-      line += "  " + format_duration(static_cast<double>(total - done) / rate) + " left";
-    }
+    line << "  "
+         << (rate < 100 ? format_number(rate, rate < 10 ? 2 : 1) : format_count(std::llround(rate)))
+         << "/s";
+    if (total > done) line << "  " << format_duration((total - done) / rate) << " left";
   }
-  if (!text.empty()) line += "  " + text;
-  return line;
+  if (!text.empty()) line << "  " << text;
+  return line.str();
 }
 
 Progress::Progress(std::string label, bool enabled, double seconds_between_lines)

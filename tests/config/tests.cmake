@@ -1,1 +1,10 @@
 # The tests of config/
+mirabelle_test(yaml_reader_test SOURCES config/yaml_reader_test.cpp LIBS mirabelle_config)
+mirabelle_test(config_test SOURCES config/config_test.cpp LIBS mirabelle_config)
+
+add_executable(run_main_program ${CMAKE_CURRENT_LIST_DIR}/run_main_program.cpp)
+target_link_libraries(run_main_program PRIVATE mirabelle_config)
+mirabelle_test(run_main_test SOURCES config/run_main_test.cpp LIBS mirabelle_core)
+add_dependencies(run_main_test run_main_program)
+target_compile_definitions(run_main_test PRIVATE
+  RUN_MAIN_PROGRAM="$<TARGET_FILE:run_main_program>" MPIEXEC="${MPIEXEC_EXECUTABLE}")
