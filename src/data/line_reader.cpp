@@ -61,8 +61,9 @@ std::string LineReader::where() const {
 }
 
 double LineReader::fraction_read() const {
-  return file_bytes_ > 0 ? static_cast<double>(bytes_read_) / static_cast<double>(file_bytes_)
-                         : 1.0;
+  if (file_bytes_ == 0) return 1.0;
+  const auto waiting = static_cast<int64_t>(end_ - begin_);
+  return static_cast<double>(bytes_read_ - waiting) / static_cast<double>(file_bytes_);
 }
 
 }  // namespace mirabelle

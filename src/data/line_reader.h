@@ -21,8 +21,8 @@ class LineReader {
   bool next(std::string_view& line);
   int64_t line_number() const { return line_number_; }  ///< of the last line, from 1
   const std::filesystem::path& path() const { return path_; }
-  std::string where() const;  ///< "file:line"
-  double fraction_read() const;
+  std::string where() const;     ///< "file:line"
+  double fraction_read() const;  ///< the part of the file's bytes that was handed out
 
  private:
   bool refill();
