@@ -1,56 +1,94 @@
 #include "mirabelle/kernels/top_k.h"
 
 #include <algorithm>
-#include <functional>
 #include <limits>
 
 namespace mirabelle::backend {
 namespace {
 
 constexpr int64_t kGroup = 64;  // scores compared with the threshold at a time
+constexpr int64_t kMaxWaiting = 1024;
 
-/// The best so far, in order, in the caller's arrays. Once the list is full most scores fail its
-/// last value, so the scan is what counts and a sorted list is as good as a heap, and it is the
-/// result.
+/// The k best so far, in order, in the caller's arrays, and a few that wait to be merged into them:
+/// sorting those once costs less than inserting each. Nothing else is needed, even for k = 1000.
 template <typename T>
-struct SortedList {
-  T* values;
-  int32_t* indices;
-  int64_t capacity;
-  int64_t size = 0;
+class BestOf {
+ public:
+  BestOf(T* values, int32_t* indices, int64_t k)
+      : values_(values), indices_(indices), k_(k), limit_(std::min(k, kMaxWaiting)) {}
 
-  bool full() const { return size == capacity; }
-
-  void insert(T score, int32_t index) {
-    // Behind its equals: they came earlier.
-    const int64_t place =
-        std::upper_bound(values, values + size, score, std::greater<T>()) - values;
-    if (full()) --size;
-    std::copy_backward(values + place, values + size, values + size + 1);
-    std::copy_backward(indices + place, indices + size, indices + size + 1);
-    values[place] = score;
-    indices[place] = index;
-    ++size;
+  /// Scores [begin, end), at most kGroup, of the segment; groups come in order.
+  void add(const T* scores, int64_t begin, int64_t end) {
+    // A score equal to the last of a full list comes later, so it is no candidate.
+    const bool full = size_ == k_;
+    const T threshold = full ? values_[k_ - 1] : T{0};
+    if (full && !any_above(scores, begin, end, threshold)) return;
+    for (int64_t i = begin; i < end; ++i) {
+      waiting_[num_waiting_] = {scores[i], static_cast<int32_t>(i)};
+      num_waiting_ += !full || scores[i] > threshold;
+    }
+    if (num_waiting_ >= limit_) merge();
   }
+
+  /// Merges what waits. The list has the first `num_kept` of its elements and `num_new` new ones
+  /// afterwards; filling it from the back, no element is overwritten before it has moved.
+  void merge() {
+    std::sort(waiting_, waiting_ + num_waiting_, [](const Candidate& a, const Candidate& b) {
+      return a.score > b.score || (a.score == b.score && a.index < b.index);
+    });
+    const int64_t merged = std::min(size_ + num_waiting_, k_);
+    int64_t num_kept = 0, num_new = 0;
+    while (num_kept + num_new < merged) {
+      const bool keep = num_new == num_waiting_ ||
+                        (num_kept < size_ && values_[num_kept] >= waiting_[num_new].score);
+      ++(keep ? num_kept : num_new);
+    }
+    for (int64_t place = merged - 1; num_new > 0; --place) {
+      if (num_kept > 0 && values_[num_kept - 1] < waiting_[num_new - 1].score) {
+        --num_kept;
+        values_[place] = values_[num_kept];
+        indices_[place] = indices_[num_kept];
+      } else {
+        --num_new;
+        values_[place] = waiting_[num_new].score;
+        indices_[place] = waiting_[num_new].index;
+      }
+    }
+    size_ = merged;
+    num_waiting_ = 0;
+  }
+
+  int64_t size() const { return size_; }
+
+ private:
+  struct Candidate {
+    T score;
+    int32_t index;
+  };
+
+  static bool any_above(const T* scores, int64_t begin, int64_t end, T threshold) {
+    T largest = threshold;
+#pragma omp simd reduction(max : largest)
+    for (int64_t i = begin; i < end; ++i) largest = scores[i] > largest ? scores[i] : largest;
+    return largest > threshold;
+  }
+
+  T* values_;
+  int32_t* indices_;
+  int64_t k_, limit_;
+  int64_t size_ = 0, num_waiting_ = 0;
+  Candidate waiting_[kMaxWaiting + kGroup];
 };
 
 template <typename T>
 void top_k(T* values, int32_t* indices, const T* scores, int64_t n, int64_t k) {
-  SortedList<T> list{values, indices, k};
-  const int64_t first = std::min(n, k);
-  for (int64_t i = 0; i < first; ++i) list.insert(scores[i], static_cast<int32_t>(i));
-  for (int64_t begin = first; begin < n; begin += kGroup) {
-    const int64_t end = std::min(begin + kGroup, n);
-    T largest = -std::numeric_limits<T>::infinity();
-#pragma omp simd reduction(max : largest)
-    for (int64_t i = begin; i < end; ++i) largest = scores[i] > largest ? scores[i] : largest;
-    if (!(largest > values[k - 1])) continue;
-    for (int64_t i = begin; i < end; ++i) {
-      if (scores[i] > values[k - 1]) list.insert(scores[i], static_cast<int32_t>(i));
-    }
+  BestOf<T> best(values, indices, k);
+  for (int64_t begin = 0; begin < n; begin += kGroup) {
+    best.add(scores, begin, std::min(begin + kGroup, n));
   }
-  std::fill(values + first, values + k, -std::numeric_limits<T>::infinity());
-  std::fill(indices + first, indices + k, -1);
+  best.merge();
+  std::fill(values + best.size(), values + k, -std::numeric_limits<T>::infinity());
+  std::fill(indices + best.size(), indices + k, -1);
 }
 
 }  // namespace
