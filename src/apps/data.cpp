@@ -89,6 +89,9 @@ void add_import_options(CLI::App& command, ImportArguments& to) {
   command
       .add_option("--features", to.features,
                   "NAME=FILE.npy, may be repeated; row i is of line i of --items, row 0 zeros")
+      ->take_all()
+      ->expected(1)
+      ->allow_extra_args(false)
       ->group(group);
   command
       .add_option("--min-user-events", log.min_user_events,
@@ -251,6 +254,12 @@ std::string date_of(const json& seconds) {
   return text;
 }
 
+std::string moments_of(const json& split) {
+  if (!split.contains("test_from")) return "";
+  return ", validation from " + date_of(split["valid_from"]) + ", test from " +
+         date_of(split["test_from"]);
+}
+
 json stats(const std::string& folder) {
   const Corpus corpus(folder);
   const json stats = corpus_stats(corpus);
@@ -263,10 +272,7 @@ json stats(const std::string& folder) {
         list(stats["history_length"], {"min", "p10", "median", "p90", "p99", "max", "mean"}));
   }
   row("repeated events", text_of(stats["repeated_events"]));
-  row("split",
-      list(stats["split"], stats["split"].contains("test_from")
-                               ? std::vector<std::string>{"name", "valid_from", "test_from"}
-                               : std::vector<std::string>{"name"}));
+  row("split", text_of(stats["split"]["name"]) + moments_of(stats["split"]));
   row("split hash", text_of(stats["split_hash"]));
   row("tie policy", text_of(stats["tie_policy"]["name"]));
   row("training events", text_of(stats["train_events"]));

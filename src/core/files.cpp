@@ -22,7 +22,8 @@ void sync_to_disk(const fs::path& path) {
   const int status = ::fsync(descriptor);
   const int error = errno;
   ::close(descriptor);
-  MIRABELLE_CHECK(status == 0, path.string(), ": cannot write to disk: ", std::strerror(error));
+  MIRABELLE_CHECK_DATA(status == 0, path.string(),
+                       ": cannot write to disk: ", std::strerror(error));
 }
 
 }  // namespace
@@ -70,7 +71,7 @@ void write_text_file(const fs::path& path, std::string_view text) {
   std::ofstream file(target.path(), std::ios::binary);
   file.write(text.data(), static_cast<std::streamsize>(text.size()));
   file.close();
-  MIRABELLE_CHECK(file, path.string(), ": cannot write: ", std::strerror(errno));
+  MIRABELLE_CHECK_DATA(file, path.string(), ": cannot write: ", std::strerror(errno));
   target.commit();
 }
 

@@ -46,8 +46,13 @@ Properties intermediate_groups() {
   return properties;
 }
 
-/// HDF5 prints its error stack by default; we say one line instead.
-void quiet() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
+/// HDF5 prints its error stack by default; we say one line instead. Nor shall it tidy up when the
+/// program ends: we close every file ourselves, and one that a full disk did not let us close would
+/// crash it there.
+void prepare_library() {
+  [[maybe_unused]] static const herr_t once = H5dont_atexit();
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+}
 
 }  // namespace
 
@@ -55,8 +60,13 @@ void Hdf5File::fail(const std::string& name, const std::string& what) const {
   throw_error(ErrorKind::kData, path_.string(), name.empty() ? "" : ": dataset ", name, ": ", what);
 }
 
+/// HDF5 buffers: some of a dataset reaches the disk, or does not, only here.
+void Hdf5File::close_written(const std::string& name, hid_t dataset) const {
+  if (H5Dclose(dataset) < 0) fail(name, "cannot write (is the disk full?)");
+}
+
 Hdf5File Hdf5File::create(const std::filesystem::path& path) {
-  quiet();
+  prepare_library();
   Hdf5File result(path);
   result.file_ = decltype(file_)(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT));
   if (!result.file_) result.fail("", "cannot create the file");
@@ -64,7 +74,7 @@ Hdf5File Hdf5File::create(const std::filesystem::path& path) {
 }
 
 Hdf5File Hdf5File::open(const std::filesystem::path& path) {
-  quiet();
+  prepare_library();
   Hdf5File result(path);
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) result.fail("", "no such file");
@@ -141,6 +151,7 @@ void Hdf5File::write(const std::string& name, const TensorView& values) {
                                   H5P_DEFAULT, values.data) < 0) {
     fail(name, "cannot write (is the disk full?)");
   }
+  close_written(name, dataset.release());
 }
 
 void Hdf5File::create_appendable(const std::string& name, const Shape& row, DType dtype) {
@@ -176,6 +187,7 @@ void Hdf5File::append(const std::string& name, const TensorView& rows) {
                rows.data) < 0) {
     fail(name, "cannot write (is the disk full?)");
   }
+  close_written(name, dataset.release());
 }
 
 void Hdf5File::read_rows(const std::string& name, int64_t begin, const TensorView& out) const {

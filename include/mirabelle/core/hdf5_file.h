@@ -56,6 +56,7 @@ class Hdf5File {
   static void close_file(hid_t id) { H5Fclose(id); }
   explicit Hdf5File(std::filesystem::path path) : path_(std::move(path)) {}
   [[noreturn]] void fail(const std::string& name, const std::string& what) const;
+  void close_written(const std::string& name, hid_t dataset) const;
 
   std::filesystem::path path_;
   UniqueHandle<hid_t, close_file, hid_t{-1}> file_;
