@@ -62,7 +62,8 @@ ItemRows normalized_rows(const ItemRows& rows, const FeatureNormalization& norma
 std::vector<std::string> item_ids_of(const Corpus& corpus) {
   std::vector<std::string> ids;
   for (int64_t item = 0; item < corpus.num_items(); ++item) {
-    ids.push_back(corpus.item_id(item).dump());
+    const nlohmann::json id = corpus.item_id(item);
+    ids.push_back(id.is_string() ? id.get<std::string>() : id.dump());
   }
   return ids;
 }

@@ -23,7 +23,7 @@ namespace mirabelle {
 //
 //   table/codes         int32   [num_items, num_levels]  row i: item i of the corpus
 //   table/level_sizes   int64   [num_levels]
-//   table/item_ids      texts   [num_items]  the data set's own IDs, as JSON: 17 or "B000X"
+//   table/item_ids      texts   [num_items]  the data set's own IDs
 //   vocabulary/names    texts   [num_ranges] special tokens, one range per level, padding
 //   vocabulary/begin    int64   [num_ranges]
 //   vocabulary/size     int64   [num_ranges]
@@ -43,7 +43,7 @@ struct TokenizerFile {
   std::string kind;
   std::string dataset, split_hash, config, report;
   SemanticIds ids;
-  std::vector<std::string> item_ids;  ///< [num_items] JSON texts
+  std::vector<std::string> item_ids;  ///< [num_items] the data set's own
   ResidualQuantizer quantizer;        ///< without sources and codebooks for item_id
 };
 

@@ -1,0 +1,88 @@
+#include <CLI/CLI.hpp>
+#include <iostream>
+
+#include "mirabelle/config/command_line.h"
+#include "mirabelle/config/config.h"
+#include "mirabelle/core/error.h"
+#include "mirabelle/core/progress.h"
+#include "mirabelle/core/table.h"
+#include "mirabelle/tokenizer/tokenizer_builder.h"
+#include "mirabelle/tokenizer/tokenizer_report.h"
+
+namespace mirabelle {
+namespace {
+
+TokenizerFile build(const Corpus& corpus, const Config& config, const Communicator& world) {
+  Progress progress("tokenizer", world.rank() == 0);
+  const auto show = [&](const KMeansProgress& now) {
+    progress.update(
+        now.level * now.max_iterations + now.iteration + 1, now.num_levels * now.max_iterations,
+        "level " + std::to_string(now.level + 1) + "/" + std::to_string(now.num_levels) +
+            "  iteration " + std::to_string(now.iteration + 1) + "  error " +
+            format_number(now.error, 4) + "  change " +
+            format_number(100 * now.relative_change, 3) + " %  " +
+            format_count(static_cast<int64_t>(now.items_per_second)) + " items/s");
+  };
+  return build_tokenizer(corpus, config.tokenizer, to_yaml(config), world, show);
+}
+
+TokenizerFile assign(const Corpus& corpus, const Config& config, const Communicator& world) {
+  const TokenizerFile old = read_tokenizer_file(config.tokenizer.file);
+  AssignedTokenizer assigned = assign_new_items(old, corpus, config.tokenizer.batch_items, world);
+  if (world.rank() > 0) return std::move(assigned.tokenizer);
+  std::cout << format_count(assigned.num_new_items) << " new items got semantic IDs; the "
+            << format_count(old.ids.num_items()) << " old ones keep theirs.\n";
+  if (assigned.tokenizer.ids.vocab_size() != old.ids.vocab_size()) {
+    std::cout << "The vocabulary grew from " << format_count(old.ids.vocab_size()) << " to "
+              << format_count(assigned.tokenizer.ids.vocab_size())
+              << " tokens: models trained before know nothing of the new ones.\n";
+  }
+  return std::move(assigned.tokenizer);
+}
+
+int run(int argc, char** argv, const Communicator& world) {
+  Config config;
+  bool assigns = false;
+  CommandLine command_line(
+      "mirabelle-tokenizer-build",
+      "Gives every item of a corpus a semantic ID and writes them, with the codebooks, to "
+      "tokenizer.file.",
+      "mirabelle-tokenizer-build --set data.corpus=beauty/corpus "
+      "--set tokenizer.file=beauty/tokenizer.h5\n"
+      "mpirun -n 4 mirabelle-tokenizer-build --config beauty.yaml --set "
+      "'tokenizer.levels=[256, 256, 256]'\n"
+      "mirabelle-tokenizer-build --config beauty.yaml --assign",
+      config.sections());
+  command_line.app().add_flag(
+      "--assign", assigns,
+      "Keep the codebooks and all codes of tokenizer.file, and give codes to the items of "
+      "data.corpus that it does not have yet");
+  if (const auto status = command_line.parse(argc, argv, world)) return *status;
+  MIRABELLE_CHECK_USAGE(!config.data.corpus.empty(),
+                        "data.corpus must name the folder of a corpus (see mirabelle-data import)");
+
+  const Corpus corpus(config.data.corpus);
+  const TokenizerFile tokenizer =
+      assigns ? assign(corpus, config, world) : build(corpus, config, world);
+  if (world.rank() == 0) {
+    write_tokenizer_file(config.tokenizer.file, tokenizer);
+    nlohmann::json report = nlohmann::json::parse(tokenizer.report);
+    print_tokenizer_report(report, std::cout);
+    std::cout << "\nwritten to " << config.tokenizer.file << '\n';
+    report["file"] = config.tokenizer.file;
+    report["dataset"] = tokenizer.dataset;
+    report["kind"] = tokenizer.kind;
+    command_line.write_result(report);
+  }
+  world.barrier();
+  return 0;
+}
+
+}  // namespace
+}  // namespace mirabelle
+
+int main(int argc, char** argv) {
+  return mirabelle::run_main(
+      argc, argv, "mirabelle-tokenizer-build",
+      [&](const mirabelle::Communicator& world) { return mirabelle::run(argc, argv, world); });
+}
