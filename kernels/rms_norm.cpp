@@ -45,6 +45,8 @@ void residual_rms_norm_backward(const TensorView& grad_residual, const TensorVie
   const int64_t num_chunks = num_token_chunks(num_tokens);
   check_operand("grad_residual", grad_residual, residual_out.shape, residual_out);
   if (grad_branch) check_operand("grad_branch", grad_branch, residual_out.shape, residual_out);
+  MIRABELLE_CHECK(!grad_branch || grad_branch.data != grad_residual.data,
+                  "grad_branch may not be grad_residual");
   check_operand("grad_weight", grad_weight, {hidden_size}, residual_out);
   check_operand("grad_out", grad_out, residual_out.shape, residual_out);
   check_operand("rstd", rstd, {num_tokens}, residual_out);

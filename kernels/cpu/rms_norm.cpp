@@ -3,12 +3,13 @@
 #include <cmath>
 
 #include "cpu/dropout_mask.h"
+#include "cpu/parallel_threshold.h"
 #include "dropout_arguments.h"
 
 namespace mirabelle::backend {
 namespace {
 
-/// Tokens [begin, end) of chunk `chunk` of `num_chunks`.
+/// The first token of chunk `chunk` of `num_chunks`; that of the next one is its end.
 int64_t chunk_begin(int64_t chunk, int64_t num_chunks, int64_t n) { return chunk * n / num_chunks; }
 
 }  // namespace
@@ -17,7 +18,7 @@ template <Device D, typename T>
 void residual_rms_norm_forward(T* out, T* residual_out, T* rstd, const T* residual, const T* branch,
                                const T* weight, int64_t num_tokens, int64_t hidden_size,
                                double epsilon, const DropoutArguments& dropout, const Stream&) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (num_tokens * hidden_size > kParallelThreshold)
   for (int64_t token = 0; token < num_tokens; ++token) {
     const T* x = residual + token * hidden_size;
     if (branch) {
@@ -45,7 +46,7 @@ void residual_rms_norm_backward(T* grad_residual, T* grad_branch, T* grad_weight
                                 const T* residual_out, const T* rstd, const T* weight,
                                 int64_t num_tokens, int64_t hidden_size, int64_t num_chunks,
                                 const DropoutArguments& dropout, T* workspace, const Stream&) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (num_tokens * hidden_size > kParallelThreshold)
   for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
     T* weight_sum = workspace + chunk * hidden_size;
     std::fill(weight_sum, weight_sum + hidden_size, T{0});
@@ -71,7 +72,7 @@ void residual_rms_norm_backward(T* grad_residual, T* grad_branch, T* grad_weight
       }
     }
   }
-#pragma omp parallel for simd schedule(static)
+#pragma omp parallel for simd schedule(static) if (num_chunks * hidden_size > kParallelThreshold)
   for (int64_t i = 0; i < hidden_size; ++i) {
     T total = 0;
     for (int64_t chunk = 0; chunk < num_chunks; ++chunk)

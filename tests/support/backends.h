@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <ostream>
 #include <vector>
 
@@ -87,6 +89,30 @@ inline void expect_near(const std::vector<double>& actual, const std::vector<dou
       return;
     }
   }
+}
+
+/// d loss / d x by central differences; `loss` maps a vector of doubles to a double.
+template <typename Loss>
+std::vector<double> finite_differences(Loss loss, std::vector<double> x) {
+  constexpr double kStep = 1e-5;
+  std::vector<double> gradient(x.size());
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double value = x[i];
+    x[i] = value + kStep;
+    const double above = loss(x);
+    x[i] = value - kStep;
+    const double below = loss(x);
+    x[i] = value;
+    gradient[i] = (above - below) / (2 * kStep);
+  }
+  return gradient;
+}
+
+/// sum of a * b: a loss whose gradient with respect to a is b.
+inline double dot(const std::vector<double>& a, const std::vector<double>& b) {
+  double total = 0;
+  for (size_t i = 0; i < a.size(); ++i) total += a[i] * b[i];
+  return total;
 }
 
 }  // namespace mirabelle::testing

@@ -1,0 +1,181 @@
+#include "mirabelle/kernels/cross_entropy.h"
+
+#include <limits>
+
+#include "support/backends.h"
+#include "support/errors.h"
+#include "support/threads.h"
+
+namespace mirabelle::testing {
+namespace {
+
+using Values = std::vector<double>;
+using Indices = std::vector<int32_t>;
+
+/// log softmax of each row, in long double.
+Values oracle_log_softmax(const Values& logits, int64_t vocab_size) {
+  Values result(logits.size());
+  for (size_t first = 0; first < logits.size(); first += vocab_size) {
+    long double largest = logits[first];
+    for (int64_t i = 0; i < vocab_size; ++i) {
+      largest = std::max(largest, static_cast<long double>(logits[first + i]));
+    }
+    long double sum = 0;
+    for (int64_t i = 0; i < vocab_size; ++i) sum += std::exp(logits[first + i] - largest);
+    for (int64_t i = 0; i < vocab_size; ++i) {
+      result[first + i] = static_cast<double>(logits[first + i] - largest - std::log(sum));
+    }
+  }
+  return result;
+}
+
+Values oracle_loss(const Values& logits, const Indices& targets, int64_t vocab_size) {
+  const Values log_softmax = oracle_log_softmax(logits, vocab_size);
+  Values loss;
+  for (size_t t = 0; t < targets.size(); ++t) {
+    loss.push_back(targets[t] < 0 ? 0 : -log_softmax[t * vocab_size + targets[t]]);
+  }
+  return loss;
+}
+
+Indices some_targets(int64_t n, int64_t vocab_size) {
+  Random random(random_key(5, "targets"));
+  Indices targets(n);
+  for (int32_t& target : targets) target = static_cast<int32_t>(random.below(vocab_size + 1)) - 1;
+  return targets;
+}
+
+class CrossEntropyTest : public ::testing::TestWithParam<Backend> {
+ protected:
+  const Stream stream_{GetParam().device};
+  struct Result {
+    Values loss, grad;
+  };
+  Result run(const Values& logits, const Indices& targets, int64_t vocab_size, double grad_scale) {
+    const int64_t n = static_cast<int64_t>(targets.size());
+    Buffer x = make_tensor(GetParam(), {n, vocab_size}, logits);
+    Buffer loss = make_tensor(GetParam(), {n}, Values(n, 99.0));
+    softmax_cross_entropy(loss.view(), x.view(), make_int_tensor(GetParam(), targets).view(),
+                          grad_scale, stream_);
+    return {to_doubles(loss.view()), to_doubles(x.view())};
+  }
+  Values run_log_softmax(const Values& logits, int64_t vocab_size) {
+    const int64_t n = static_cast<int64_t>(logits.size()) / vocab_size;
+    Buffer x = make_tensor(GetParam(), {n, vocab_size}, logits);
+    log_softmax(x.view(), stream_);
+    return to_doubles(x.view());
+  }
+};
+
+TEST_P(CrossEntropyTest, LossFollowsTheFormula) {
+  for (const auto& [n, vocab] : {std::array<int64_t, 2>{1, 1}, {7, 5}, {3, 16}, {33, 1031}}) {
+    const Values logits = random_values(n * vocab, 1, 3);
+    const Indices targets = some_targets(n, vocab);
+    expect_near(run(logits, targets, vocab, 1).loss, oracle_loss(logits, targets, vocab),
+                2 * GetParam().tolerance, "loss");
+  }
+}
+
+TEST_P(CrossEntropyTest, GradientMatchesFiniteDifferences) {
+  const Indices targets = {3, 0, -1, 6};
+  const Values logits = random_values(4 * 7, 1, 2);
+  const Values expected = finite_differences(
+      [&](const Values& x) { return dot(oracle_loss(x, targets, 7), Values(4, 0.25)); }, logits);
+  expect_near(run(logits, targets, 7, 0.25).grad, expected, 2 * GetParam().tolerance + 1e-9,
+              "grad_logits");
+}
+
+TEST_P(CrossEntropyTest, GradientIsScaledSoftmaxMinusOneHotForLargeVocabularies) {
+  const int64_t vocab = 2053;
+  const Values logits = random_values(9 * vocab, 1, 5);
+  const Indices targets = some_targets(9, vocab);
+  Values expected = oracle_log_softmax(logits, vocab);
+  for (int64_t t = 0; t < 9; ++t) {
+    for (int64_t i = 0; i < vocab; ++i) {
+      double& value = expected[t * vocab + i];
+      value = targets[t] < 0 ? 0 : 3 * (std::exp(value) - (i == targets[t]));
+    }
+  }
+  expect_near(run(logits, targets, vocab, 3).grad, expected, 2 * GetParam().tolerance, "grad");
+}
+
+TEST_P(CrossEntropyTest, NegativeTargetsGiveNeitherLossNorGradient) {
+  const Result result = run(random_values(2 * 37, 1), {-1, -100}, 37, 1);
+  EXPECT_EQ(result.loss, Values(2, 0.0));
+  EXPECT_EQ(result.grad, Values(2 * 37, 0.0));
+}
+
+TEST_P(CrossEntropyTest, HugeLogitsNeitherOverflowNorLoseTheLoss) {
+  const Values logits = {1e4, -1e4, 9990, 0, 1e30, 1e30, -1e30, 0};
+  const Result result = run(logits, {2, 1}, 4, 1);
+  expect_near(result.loss, {10 + std::log1p(std::exp(-10)), std::log(2)}, GetParam().tolerance,
+              "loss");
+  const double p = 1 / (1 + std::exp(10));
+  expect_near(result.grad, {1 - p, 0, p - 1, 0, 0.5, -0.5, 0, 0}, GetParam().tolerance, "grad");
+}
+
+TEST_P(CrossEntropyTest, MinusInfinityIsAProbabilityOfZero) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  const Result result = run({0, -infinity, 0}, {0}, 3, 1);
+  expect_near(result.loss, {std::log(2)}, GetParam().tolerance, "loss");
+  expect_near(result.grad, {-0.5, 0, 0.5}, GetParam().tolerance, "grad");
+  const Values log_probabilities = run_log_softmax({0, -infinity, 0}, 3);
+  EXPECT_EQ(log_probabilities[1], -infinity);
+  EXPECT_NEAR(log_probabilities[0], -std::log(2), GetParam().tolerance);
+}
+
+TEST_P(CrossEntropyTest, NaNLogitsAreNotHidden) {
+  Values logits(40, 0.0);
+  logits[11] = std::nan("");
+  EXPECT_TRUE(std::isnan(run(logits, {3}, 40, 1).loss[0]));
+}
+
+TEST_P(CrossEntropyTest, TakesNoTokens) { EXPECT_TRUE(run({}, {}, 5, 1).loss.empty()); }
+
+TEST_P(CrossEntropyTest, LogSoftmaxFollowsTheFormula) {
+  for (const auto& [n, vocab] : {std::array<int64_t, 2>{0, 3}, {1, 1}, {7, 5}, {33, 1031}}) {
+    const Values logits = random_values(n * vocab, 1, 4);
+    expect_near(run_log_softmax(logits, vocab), oracle_log_softmax(logits, vocab),
+                2 * GetParam().tolerance, "log_softmax");
+  }
+}
+
+TEST_P(CrossEntropyTest, LogSoftmaxOfShiftedHugeLogitsIsTheSame) {
+  const Values result = run_log_softmax({16384, 16385, 16383}, 3);
+  expect_near(result, oracle_log_softmax({0, 1, -1}, 3), GetParam().tolerance, "log_softmax");
+}
+
+TEST_P(CrossEntropyTest, DoesNotDependOnTheNumberOfThreads) {
+  const Values logits = random_values(131 * 331, 1, 3);
+  const Indices targets = some_targets(131, 331);
+  expect_same_for_any_number_of_threads([&] { return run(logits, targets, 331, 1).loss; });
+  expect_same_for_any_number_of_threads([&] { return run(logits, targets, 331, 1).grad; });
+  expect_same_for_any_number_of_threads([&] { return run_log_softmax(logits, 331); });
+}
+
+TEST_P(CrossEntropyTest, RefusesOperandsThatDisagree) {
+  const Buffer logits = make_tensor(GetParam(), {2, 3}, Values(6, 0.0));
+  const Buffer loss = make_tensor(GetParam(), {2}, Values(2, 0.0));
+  const auto entropy = [&](const TensorView& l, const TensorView& x, const Indices& targets) {
+    softmax_cross_entropy(l, x, make_int_tensor(GetParam(), targets).view(), 1, stream_);
+  };
+  expect_error("logits have shape [6], wanted", [&] {
+    entropy(loss.view(), logits.view().reshaped({6}), {0, 0});
+  });
+  expect_error("loss has shape [1], wanted [2]", [&] {
+    entropy(loss.view().rows(0, 1), logits.view(), {0, 0});
+  });
+  expect_error("targets has shape [3], wanted [2]", [&] {
+    entropy(loss.view(), logits.view(), {0, 0, 0});
+  });
+  expect_error("targets is",
+               [&] { softmax_cross_entropy(loss.view(), logits.view(), loss.view(), 1, stream_); });
+  expect_error("targets[1] is 3", [&] { entropy(loss.view(), logits.view(), {-5, 3}); });
+  expect_error("logits have shape [6], wanted",
+               [&] { log_softmax(logits.view().reshaped({6}), stream_); });
+}
+
+MIRABELLE_INSTANTIATE_BACKENDS(CrossEntropyTest);
+
+}  // namespace
+}  // namespace mirabelle::testing

@@ -1,0 +1,211 @@
+#include "mirabelle/kernels/matmul.h"
+
+#include <limits>
+
+#include "support/backends.h"
+#include "support/errors.h"
+#include "support/threads.h"
+
+namespace mirabelle::testing {
+namespace {
+
+using Values = std::vector<double>;
+
+/// out[i, j] = start[i, j] + sum over p of op(a)[i, p] op(b)[p, j]
+Values oracle(const Values& a, bool transpose_a, const Values& b, bool transpose_b, Values start,
+              int64_t m, int64_t n, int64_t k) {
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      for (int64_t p = 0; p < k; ++p) {
+        start[i * n + j] += (transpose_a ? a[p * m + i] : a[i * k + p]) *
+                            (transpose_b ? b[j * k + p] : b[p * n + j]);
+      }
+    }
+  }
+  return start;
+}
+
+class MatmulTest : public ::testing::TestWithParam<Backend> {
+ protected:
+  const Stream stream_{GetParam().device};
+
+  Buffer tensor(const Shape& shape, const Values& values) {
+    return make_tensor(GetParam(), shape, values);
+  }
+
+  void expect_formula(int64_t m, int64_t n, int64_t k, bool transpose_a, bool transpose_b,
+                      Accumulate accumulate) {
+    const Values a = random_values(m * k, 1), b = random_values(k * n, 2);
+    const Values before = random_values(m * n, 3);
+    Buffer out = tensor({m, n}, before);
+    matmul(out.view(), tensor(transpose_a ? Shape{k, m} : Shape{m, k}, a).view(), transpose_a,
+           tensor(transpose_b ? Shape{n, k} : Shape{k, n}, b).view(), transpose_b, accumulate,
+           stream_);
+    const Values start = accumulate == Accumulate::kYes ? before : Values(m * n, 0.0);
+    expect_near(to_doubles(out.view()), oracle(a, transpose_a, b, transpose_b, start, m, n, k),
+                GetParam().tolerance * std::sqrt(1.0 + k), "out");
+  }
+
+  void expect_formula_for_all_transpositions(int64_t m, int64_t n, int64_t k,
+                                             Accumulate accumulate) {
+    for (bool transpose_a : {false, true}) {
+      for (bool transpose_b : {false, true}) {
+        SCOPED_TRACE(::testing::Message() << m << " x " << n << " x " << k << " transposed "
+                                          << transpose_a << transpose_b);
+        expect_formula(m, n, k, transpose_a, transpose_b, accumulate);
+      }
+    }
+  }
+};
+
+TEST_P(MatmulTest, SmallMatricesFollowTheFormula) {
+  expect_formula_for_all_transpositions(1, 1, 1, Accumulate::kNo);
+  expect_formula_for_all_transpositions(7, 5, 3, Accumulate::kNo);
+  expect_formula_for_all_transpositions(33, 65, 17, Accumulate::kNo);
+}
+
+TEST_P(MatmulTest, VectorsAsMatricesFollowTheFormula) {
+  expect_formula_for_all_transpositions(1, 129, 70, Accumulate::kNo);
+  expect_formula_for_all_transpositions(129, 1, 70, Accumulate::kNo);
+  expect_formula_for_all_transpositions(70, 66, 1, Accumulate::kNo);
+}
+
+TEST_P(MatmulTest, MatricesOfSeveralTilesFollowTheFormula) {
+  expect_formula_for_all_transpositions(300, 143, 129, Accumulate::kNo);
+}
+
+TEST_P(MatmulTest, LargeTilesFollowTheFormula) {
+  expect_formula(1030, 1030, 9, false, true, Accumulate::kNo);
+  expect_formula(1030, 530, 9, true, false, Accumulate::kYes);
+}
+
+TEST_P(MatmulTest, AddsToOutWhereAsked) {
+  expect_formula_for_all_transpositions(7, 5, 3, Accumulate::kYes);
+  expect_formula_for_all_transpositions(150, 143, 67, Accumulate::kYes);
+}
+
+TEST_P(MatmulTest, OverwritesEvenNaN) {
+  Buffer out = tensor({70, 3}, Values(210, std::numeric_limits<double>::quiet_NaN()));
+  const Values a = random_values(70 * 4, 1), b = random_values(12, 2);
+  matmul(out.view(), tensor({70, 4}, a).view(), false, tensor({4, 3}, b).view(), false,
+         Accumulate::kNo, stream_);
+  expect_near(to_doubles(out.view()), oracle(a, false, b, false, Values(210, 0.0), 70, 3, 4),
+              4 * GetParam().tolerance, "out");
+}
+
+TEST_P(MatmulTest, InnerSizeZeroGivesZeros) {
+  Buffer out = tensor({2, 3}, Values(6, 5.0));
+  matmul(out.view(), tensor({2, 0}, {}).view(), false, tensor({0, 3}, {}).view(), false,
+         Accumulate::kNo, stream_);
+  EXPECT_EQ(to_doubles(out.view()), Values(6, 0.0));
+}
+
+TEST_P(MatmulTest, InnerSizeZeroAddsNothing) {
+  Buffer out = tensor({2, 3}, Values(6, 5.0));
+  matmul(out.view(), tensor({2, 0}, {}).view(), false, tensor({0, 3}, {}).view(), false,
+         Accumulate::kYes, stream_);
+  EXPECT_EQ(to_doubles(out.view()), Values(6, 5.0));
+}
+
+TEST_P(MatmulTest, EmptyOutputsAreLeftAlone) {
+  Buffer rows = tensor({0, 3}, {}), columns = tensor({2, 0}, {});
+  matmul(rows.view(), tensor({0, 4}, {}).view(), false, tensor({4, 3}, Values(12, 1.0)).view(),
+         false, Accumulate::kNo, stream_);
+  matmul(columns.view(), tensor({2, 4}, Values(8, 1.0)).view(), false, tensor({4, 0}, {}).view(),
+         false, Accumulate::kNo, stream_);
+  EXPECT_EQ(rows.view().num_elements() + columns.view().num_elements(), 0);
+}
+
+TEST_P(MatmulTest, DoesNotDependOnTheNumberOfThreads) {
+  // a weight gradient, whose inner dimension oneDNN would split over threads, and an ordinary one
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{64, 64, 3001}, {515, 130, 64}}) {
+    const Buffer a = tensor({k, m}, random_values(m * k, 1));
+    const Buffer b = tensor({k, n}, random_values(k * n, 2));
+    expect_same_for_any_number_of_threads([&, m = m, n = n] {
+      Buffer out = tensor({m, n}, Values(m * n, 0.0));
+      matmul(out.view(), a.view(), true, b.view(), false, Accumulate::kNo, stream_);
+      return to_doubles(out.view());
+    });
+  }
+}
+
+TEST_P(MatmulTest, LinearForwardMultipliesByTheTransposedWeight) {
+  const Values x = random_values(9 * 5, 1), weight = random_values(4 * 5, 2);
+  Buffer out = tensor({9, 4}, Values(36, 7.0));
+  linear_forward(out.view(), tensor({9, 5}, x).view(), tensor({4, 5}, weight).view(), stream_);
+  expect_near(to_doubles(out.view()), oracle(x, false, weight, true, Values(36, 0.0), 9, 4, 5),
+              5 * GetParam().tolerance, "out");
+}
+
+TEST_P(MatmulTest, LinearBackwardMatchesFiniteDifferences) {
+  const Values x = random_values(9 * 5, 1), weight = random_values(4 * 5, 2);
+  const Values grad_out = random_values(9 * 4, 3);
+  const auto loss = [&](const Values& some_x, const Values& some_weight) {
+    return dot(oracle(some_x, false, some_weight, true, Values(36, 0.0), 9, 4, 5), grad_out);
+  };
+  Buffer grad_x = tensor({9, 5}, Values(45, 7.0)), grad_weight = tensor({4, 5}, Values(20, 0.5));
+  linear_backward_input(grad_x.view(), tensor({9, 4}, grad_out).view(),
+                        tensor({4, 5}, weight).view(), Accumulate::kNo, stream_);
+  linear_backward_weight(grad_weight.view(), tensor({9, 4}, grad_out).view(),
+                         tensor({9, 5}, x).view(), stream_);
+  const double tolerance = 10 * GetParam().tolerance + 1e-8;
+  expect_near(to_doubles(grad_x.view()),
+              finite_differences([&](const Values& v) { return loss(v, weight); }, x), tolerance,
+              "grad_x");
+  Values expected = finite_differences([&](const Values& v) { return loss(x, v); }, weight);
+  for (double& value : expected) value += 0.5;  // weight gradients accumulate
+  expect_near(to_doubles(grad_weight.view()), expected, tolerance, "grad_weight");
+}
+
+TEST_P(MatmulTest, LinearBackwardInputCanAccumulate) {
+  const Values grad_out = random_values(6, 3), weight = random_values(10, 2);
+  Buffer once = tensor({3, 5}, Values(15, 0.0)), added = tensor({3, 5}, Values(15, 2.0));
+  const Buffer dy = tensor({3, 2}, grad_out), w = tensor({2, 5}, weight);
+  linear_backward_input(once.view(), dy.view(), w.view(), Accumulate::kNo, stream_);
+  linear_backward_input(added.view(), dy.view(), w.view(), Accumulate::kYes, stream_);
+  Values expected = to_doubles(once.view());
+  for (double& value : expected) value += 2;
+  expect_near(to_doubles(added.view()), expected, 4 * GetParam().tolerance, "grad_x");
+}
+
+TEST_P(MatmulTest, RefusesOperandsThatDisagree) {
+  const Buffer a = tensor({2, 4}, Values(8, 0.0)), b = tensor({4, 3}, Values(12, 0.0));
+  const Buffer out = tensor({2, 3}, Values(6, 0.0)), cube = tensor({2, 3, 1}, Values(6, 0.0));
+  const Buffer integers({2, 3}, DType::kInt32);
+  const auto product = [&](const TensorView& c, const TensorView& x, const TensorView& y) {
+    matmul(c, x, false, y, false, Accumulate::kNo, stream_);
+  };
+  expect_error("a has shape [2, 3, 1], wanted a matrix",
+               [&] { product(out.view(), cube.view(), b.view()); });
+  expect_error("b has shape [2, 3, 1], wanted a matrix",
+               [&] { product(out.view(), a.view(), cube.view()); });
+  expect_error("b has shape [2, 4], wanted [4, 4]",
+               [&] { product(out.view(), a.view(), a.view()); });
+  expect_error("out has shape [2, 4], wanted [2, 3]",
+               [&] { product(a.view(), a.view(), b.view()); });
+  expect_error("out is int32, wanted", [&] { product(integers.view(), a.view(), b.view()); });
+  TensorView elsewhere = out.view();
+  elsewhere.device = Device::kCuda;
+  expect_error("out is on cuda, wanted cpu", [&] { product(elsewhere, a.view(), b.view()); });
+  TensorView nowhere = out.view();
+  nowhere.data = nullptr;
+  expect_error("out [2, 3] has no memory", [&] { product(nowhere, a.view(), b.view()); });
+}
+
+TEST(MatmulDispatchTest, RefusesIntegersAndMissingDevices) {
+  const Buffer integers({2, 2}, DType::kInt32);
+  expect_error("no kernel for dtype int32", [&] {
+    matmul(integers.view(), integers.view(), false, integers.view(), false, Accumulate::kNo,
+           Stream());
+  });
+  const Buffer floats({2, 2}, DType::kFloat32);
+  TensorView gpu = floats.view();
+  gpu.device = Device::kCuda;
+  expect_error("no cuda backend",
+               [&] { matmul(gpu, gpu, false, gpu, false, Accumulate::kNo, Stream()); });
+}
+
+MIRABELLE_INSTANTIATE_BACKENDS(MatmulTest);
+
+}  // namespace
+}  // namespace mirabelle::testing

@@ -1,0 +1,88 @@
+#include "mirabelle/kernels/reduce.h"
+
+#include <cstring>
+
+#include "support/backends.h"
+#include "support/errors.h"
+#include "support/threads.h"
+
+namespace mirabelle::testing {
+namespace {
+
+using Values = std::vector<double>;
+
+class ReduceTest : public ::testing::TestWithParam<Backend> {
+ protected:
+  const Stream stream_{GetParam().device};
+
+  template <typename Kernel>
+  double run(Kernel kernel, const Values& x) {
+    const Buffer out({1}, DType::kFloat64, GetParam().device);
+    kernel(out.view(), make_tensor(GetParam(), {static_cast<int64_t>(x.size())}, x).view(),
+           stream_);
+    return to_doubles(out.view())[0];
+  }
+};
+
+TEST_P(ReduceTest, SumsFollowTheFormulaInFloat64) {
+  for (int64_t n : {0, 1, 7, 1000, 4095, 4097, 70001, 1200007}) {
+    const Values x = random_values(n, 1);
+    long double total = 0, squares = 0;
+    for (double value : x) total += value, squares += static_cast<long double>(value) * value;
+    // float64 whatever the dtype: the inputs are exact, so both must be this close
+    EXPECT_NEAR(run(sum, x), static_cast<double>(total), 1e-9) << n;
+    EXPECT_NEAR(run(sum_of_squares, x), static_cast<double>(squares), 1e-14 * n * 100) << n;
+  }
+}
+
+TEST_P(ReduceTest, ManySmallNumbersAreNotLost) {
+  Values x(1 << 20, 1.0 / 1024);
+  x[0] = 1 << 24;
+  EXPECT_EQ(run(sum, x), (1 << 24) + ((1 << 20) - 1) / 1024.0);
+}
+
+TEST_P(ReduceTest, TakesAnyShape) {
+  const Buffer out({1}, DType::kFloat64);
+  sum(out.view(), make_tensor(GetParam(), {2, 3}, {1, 2, 3, 4, 5, 6}).view(), stream_);
+  EXPECT_EQ(to_doubles(out.view())[0], 21);
+}
+
+TEST_P(ReduceTest, DoesNotDependOnTheNumberOfThreads) {
+  for (int64_t n : {20001, 1200007}) {
+    const Values x = random_values(n, 1);
+    expect_same_for_any_number_of_threads([&] { return Values{run(sum, x)}; });
+    expect_same_for_any_number_of_threads([&] { return Values{run(sum_of_squares, x)}; });
+  }
+}
+
+TEST_P(ReduceTest, FillZeroClearsEveryElementOfAnyDtype) {
+  const Buffer x = make_tensor(GetParam(), {3, 5}, random_values(15, 1));
+  fill_zero(x.view().rows(1, 3), stream_);
+  Values expected = random_values(15, 1);
+  std::fill(expected.begin() + 5, expected.end(), 0.0);
+  EXPECT_EQ(to_doubles(x.view()), expected);
+  const Buffer integers = make_int_tensor(GetParam(), {1, 2});
+  fill_zero(integers.view(), stream_);
+  EXPECT_EQ(integers.view().as<int32_t>()[1], 0);
+  fill_zero(TensorView{nullptr, {0, 4}}, stream_);  // nothing to clear
+}
+
+TEST_P(ReduceTest, RefusesOperandsThatDisagree) {
+  const Buffer x = make_tensor(GetParam(), {4}, Values(4, 0.0));
+  const Buffer two({2}, DType::kFloat64), single({1}, DType::kFloat32), good({1}, DType::kFloat64);
+  const auto integers = make_int_tensor(GetParam(), {1, 2});
+  expect_error("out is float64 [2], wanted float64 [1]",
+               [&] { sum(two.view(), x.view(), stream_); });
+  expect_error("out is float32 [1], wanted float64 [1]",
+               [&] { sum_of_squares(single.view(), x.view(), stream_); });
+  expect_error("no kernel for dtype int32", [&] { sum(good.view(), integers.view(), stream_); });
+  TensorView gpu = x.view();
+  gpu.device = Device::kCuda;
+  expect_error("out is on cpu, wanted cuda", [&] { sum(good.view(), gpu, stream_); });
+  expect_error("no cuda backend", [&] { fill_zero(gpu, stream_); });
+}
+
+MIRABELLE_INSTANTIATE_BACKENDS(ReduceTest);
+
+}  // namespace
+}  // namespace mirabelle::testing
