@@ -24,11 +24,6 @@ Decoder::Limits decoder_limits(const SemanticIds& ids, const BeamSearch::Limits&
           .max_steps = ids.num_levels() - 1};
 }
 
-template <typename T>
-TensorView view_all(const std::vector<T>& values) {
-  return view_of(values.data(), {static_cast<int64_t>(values.size())});
-}
-
 const Transformer& checked(const Transformer& model, const SemanticIds& ids,
                            const BeamSearch::Limits& limits) {
   MIRABELLE_CHECK_USAGE(limits.beam_size > 0 && limits.batch_users > 0 && limits.history_length > 0,
@@ -112,7 +107,7 @@ TensorView BeamSearch::prefill(std::span<const RecommendationQuery> queries, con
     }
     offsets.push_back(static_cast<int32_t>(tokens.size()));
   }
-  return decoder_.prefill(view_all(tokens), view_all(offsets), stream);
+  return decoder_.prefill(view_of(tokens), view_of(offsets), stream);
 }
 
 TensorView BeamSearch::step(const Beams& beams, int64_t depth, const Stream& stream) {
@@ -120,7 +115,7 @@ TensorView BeamSearch::step(const Beams& beams, int64_t depth, const Stream& str
   for (size_t row = 0; row < newest.size(); ++row) {
     newest[row] = beams.tokens[row * ids_.num_levels() + depth - 1];
   }
-  return decoder_.step(view_all(newest), view_all(beams.parents), view_all(beams.offsets), stream);
+  return decoder_.step(view_of(newest), view_of(beams.parents), view_of(beams.offsets), stream);
 }
 
 /// The nodes of depth `depth` + 1 below which there are only excluded items, ascending.
@@ -201,7 +196,7 @@ BeamSearch::Beams BeamSearch::select(const Candidates& candidates, const Beams& 
   std::vector<double> values(num_users * k);
   std::vector<int32_t> indices(num_users * k);
   segmented_top_k(view_of(values.data(), {num_users, k}), view_of(indices.data(), {num_users, k}),
-                  view_all(candidates.scores), view_all(candidates.offsets), stream);
+                  view_of(candidates.scores), view_of(candidates.offsets), stream);
   Beams next;
   next.offsets.assign(num_users + 1, 0);
   for (int64_t user = 0; user < num_users; ++user) {

@@ -10,14 +10,6 @@
 #include "mirabelle/kernels/embedding.h"
 
 namespace mirabelle {
-namespace {
-
-TensorView view_all(const std::vector<int32_t>& values) {
-  return view_of(values.data(), {static_cast<int64_t>(values.size())});
-}
-
-}  // namespace
-
 ExactScorer::ExactScorer(Transformer& model, const SemanticIds& ids, int64_t history_length,
                          int64_t max_batch_tokens)
     : model_(model),
@@ -84,16 +76,16 @@ void ExactScorer::score_batch(std::span<const int32_t> history_tokens, int64_t b
     offsets.push_back(sequence_end);
   }
   const std::vector<int32_t> no_targets(tokens.size(), -1);
-  const TensorView hidden = model_.forward({.tokens = view_all(tokens),
-                                            .targets = view_all(no_targets),
-                                            .positions = view_all(positions),
-                                            .sequence_ids = view_all(sequence_ids),
-                                            .sequence_offsets = view_all(offsets)},
+  const TensorView hidden = model_.forward({.tokens = view_of(tokens),
+                                            .targets = view_of(no_targets),
+                                            .positions = view_of(positions),
+                                            .sequence_ids = view_of(sequence_ids),
+                                            .sequence_offsets = view_of(offsets)},
                                            DropoutSeed{}, stream);
   const int64_t num_rows = num_sequences * num_levels;
   const Buffer rows({num_rows, hidden.shape[1]}, model_.dtype(), model_.device());
   const Buffer logits({num_rows, ids_.vocab_size()}, model_.dtype(), model_.device());
-  gather_rows(rows.view(), hidden, view_all(code_rows), stream);
+  gather_rows(rows.view(), hidden, view_of(code_rows), stream);
   model_.logits(logits.view(), rows.view(), stream);
   log_softmax(logits.view(), stream);
   dispatch(model_.device(), model_.dtype(), [&]<Device D, typename T>() {

@@ -1,1 +1,3 @@
 # The tests of evaluation/
+mirabelle_test(metrics_test SOURCES evaluation/metrics_test.cpp LIBS mirabelle_evaluation)
+mirabelle_test(baselines_test SOURCES evaluation/baselines_test.cpp LIBS mirabelle_evaluation)
