@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdio>
+#include <sstream>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "mirabelle/core/config_fields.h"
+#include "mirabelle/core/table.h"
 #include "mirabelle/data/bayes_filter.h"
 #include "mirabelle/data/corpus_writer.h"
 
@@ -238,24 +239,24 @@ SyntheticWorldReport write_synthetic_corpus(const std::filesystem::path& folder,
 }
 
 std::string to_table(const SyntheticWorldReport& report) {
-  std::string table =
-      "split       recommender     recall@5  recall@10   ndcg@5  ndcg@10  of the ceiling\n";
+  Table table({"split", "recommender", "recall@5", "recall@10", "ndcg@5", "ndcg@10",
+               "recall@10 of the ceiling"});
   for (Split split : {Split::kValidation, Split::kTest}) {
     const WorldFigures& figures = report.of(split);
+    const double ceiling = figures.ceiling.recall_10;
     const auto add_row = [&](const char* name, const RankingFigures& row) {
-      std::array<char, 128> line;
-      const double ceiling = figures.ceiling.recall_10;
-      std::snprintf(line.data(), line.size(),
-                    "%-10s  %-14s  %8.4f  %9.4f  %7.4f  %7.4f  %13.1f%%\n", to_string(split), name,
-                    row.recall_5, row.recall_10, row.ndcg_5, row.ndcg_10,
-                    ceiling > 0 ? 100 * row.recall_10 / ceiling : 0.0);
-      table += line.data();
+      table.add_row({to_string(split), name, format_number(row.recall_5, 4),
+                     format_number(row.recall_10, 4), format_number(row.ndcg_5, 4),
+                     format_number(row.ndcg_10, 4),
+                     ceiling > 0 ? format_number(100 * row.recall_10 / ceiling, 1) + " %" : "-"});
     };
-    add_row("exact filter", figures.ceiling);
+    add_row("exact filter (ceiling)", figures.ceiling);
     add_row("Markov", figures.markov);
     add_row("popularity", figures.popularity);
   }
-  return table;
+  std::ostringstream text;
+  table.print(text);
+  return text.str();
 }
 
 }  // namespace mirabelle

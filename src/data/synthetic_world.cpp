@@ -53,7 +53,7 @@ int64_t step(const std::vector<int64_t>& branching, int64_t leaf, size_t level, 
 }
 
 void check_probability(double probability, const char* name) {
-  MIRABELLE_CHECK_USAGE(probability >= 0 && probability <= 1, "synth.", name,
+  MIRABELLE_CHECK_USAGE(probability >= 0 && probability <= 1, "synthetic.", name,
                         " must lie in [0, 1], not ", probability);
 }
 
@@ -83,45 +83,49 @@ void SyntheticWorldConfig::visit(ConfigFields& fields) {
 }
 
 void SyntheticWorldConfig::check() const {
-  MIRABELLE_CHECK_USAGE(num_users >= 0, "synth.num_users must not be negative, it is ", num_users);
+  MIRABELLE_CHECK_USAGE(num_users >= 0, "synthetic.num_users must not be negative, it is ",
+                        num_users);
   MIRABELLE_CHECK_USAGE(num_items > 0 && num_items <= INT32_MAX,
-                        "synth.num_items must lie in [1, 2^31), it is ", num_items);
-  MIRABELLE_CHECK_USAGE(min_events >= 3, "synth.min_events must be at least 3, to train, validate ",
+                        "synthetic.num_items must lie in [1, 2^31), it is ", num_items);
+  MIRABELLE_CHECK_USAGE(min_events >= 3,
+                        "synthetic.min_events must be at least 3, to train, validate ",
                         "and test on; it is ", min_events);
-  MIRABELLE_CHECK_USAGE(max_events >= min_events, "synth.max_events is ", max_events,
-                        ", below synth.min_events ", min_events);
-  MIRABELLE_CHECK_USAGE(!branching.empty(), "synth.branching must name at least one level");
+  MIRABELLE_CHECK_USAGE(max_events >= min_events, "synthetic.max_events is ", max_events,
+                        ", below synthetic.min_events ", min_events);
+  MIRABELLE_CHECK_USAGE(!branching.empty(), "synthetic.branching must name at least one level");
   int64_t num_leaves = 1;
   for (int64_t children : branching) {
-    MIRABELLE_CHECK_USAGE(children > 0, "synth.branching must be positive, it has ", children);
+    MIRABELLE_CHECK_USAGE(children > 0, "synthetic.branching must be positive, it has ", children);
     MIRABELLE_CHECK_USAGE(children <= num_items / num_leaves,
-                          "synth.branching makes more leaf clusters than synth.num_items ",
+                          "synthetic.branching makes more leaf clusters than synthetic.num_items ",
                           num_items);
     num_leaves *= children;
   }
   // Items do not repeat, so rare ones must be found in a reasonable number of draws.
   MIRABELLE_CHECK_USAGE(item_exponent >= 0 && item_exponent <= 2,
-                        "synth.item_exponent must lie in [0, 2], it is ", item_exponent);
+                        "synthetic.item_exponent must lie in [0, 2], it is ", item_exponent);
   MIRABELLE_CHECK_USAGE(cluster_exponent >= 0 && cluster_exponent <= 2,
-                        "synth.cluster_exponent must lie in [0, 2], it is ", cluster_exponent);
+                        "synthetic.cluster_exponent must lie in [0, 2], it is ", cluster_exponent);
   check_probability(turn_probability, "turn_probability");
   check_probability(stay_probability, "stay_probability");
   check_probability(jump_probability, "jump_probability");
   MIRABELLE_CHECK_USAGE(stay_probability + jump_probability <= 1,
-                        "synth.stay_probability and synth.jump_probability add up to ",
+                        "synthetic.stay_probability and synthetic.jump_probability add up to ",
                         stay_probability + jump_probability, ", more than 1");
   check_probability(exploration_probability, "exploration_probability");
   const int64_t to_draw_from =
       exploration_probability >= 0.01 ? num_items / 2 : num_items / num_leaves;
-  MIRABELLE_CHECK_USAGE(max_events <= to_draw_from, "synth.max_events is ", max_events,
-                        ", but no item repeats and there are only ", to_draw_from,
-                        exploration_probability >= 0.01
-                            ? " items in half the catalogue"
-                            : " items in a leaf and synth.exploration_probability is below 0.01");
-  MIRABELLE_CHECK_USAGE(content_dim > 0, "synth.content_dim must be positive, it is ", content_dim);
-  MIRABELLE_CHECK_USAGE(style_dim > 0, "synth.style_dim must be positive, it is ", style_dim);
+  MIRABELLE_CHECK_USAGE(
+      max_events <= to_draw_from, "synthetic.max_events is ", max_events,
+      ", but no item repeats and there are only ", to_draw_from,
+      exploration_probability >= 0.01
+          ? " items in half the catalogue"
+          : " items in a leaf and synthetic.exploration_probability is below 0.01");
+  MIRABELLE_CHECK_USAGE(content_dim > 0, "synthetic.content_dim must be positive, it is ",
+                        content_dim);
+  MIRABELLE_CHECK_USAGE(style_dim > 0, "synthetic.style_dim must be positive, it is ", style_dim);
   MIRABELLE_CHECK_USAGE(std::isfinite(item_noise) && item_noise >= 0,
-                        "synth.item_noise must not be negative, it is ", item_noise);
+                        "synthetic.item_noise must not be negative, it is ", item_noise);
 }
 
 SyntheticWorld::SyntheticWorld(const SyntheticWorldConfig& config) : config_(config) {

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <nlohmann/json.hpp>
+#include <string>
 
 #include "mirabelle/data/corpus.h"
 #include "mirabelle/data/synthetic_world.h"
@@ -41,8 +41,7 @@ SyntheticWorldReport write_synthetic_corpus(const std::filesystem::path& folder,
                                             const SyntheticWorldConfig& config,
                                             const std::function<void(double)>& progress = {});
 
-/// The report as a table of lines for people: one row per split and recommender, and the recall@10
-/// of each as a part of the ceiling's.
+/// The report as a table for people, a row per split and recommender.
 std::string to_table(const SyntheticWorldReport& report);
 
 }  // namespace mirabelle

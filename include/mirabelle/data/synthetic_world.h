@@ -15,8 +15,8 @@ struct SyntheticWorldConfig {
   int64_t seed = 1;
   int64_t min_events = 14;
   int64_t max_events = 34;
-  std::vector<int64_t> branching = {8, 8, 4};
-  double item_exponent = 1.0;
+  std::vector<int64_t> branching = {16, 16};
+  double item_exponent = 0.9;
   double cluster_exponent = 0.5;
   double turn_probability = 0.05;
   double stay_probability = 0.3;
