@@ -1,1 +1,5 @@
 # The tests of training/
+mirabelle_test(trainer_test SOURCES training/trainer_test.cpp LIBS mirabelle_training)
+mirabelle_test(checkpoint_test SOURCES training/checkpoint_test.cpp LIBS mirabelle_training)
+mirabelle_test(data_parallel_test SOURCES training/data_parallel_test.cpp LIBS mirabelle_training
+               RANKS 1 2 4)

@@ -1,0 +1,352 @@
+#include "mirabelle/training/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "mirabelle/core/files.h"
+#include "mirabelle/kernels/reduce.h"
+#include "mirabelle/training/lr_schedule.h"
+#include "support/temporary_folder.h"
+#include "support/tiny_corpus.h"
+#include "support/tiny_model.h"
+
+namespace mirabelle {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::TemporaryFolder;
+
+constexpr int64_t kItems = 30;
+
+/// Items as two codes: item / 6 and item % 6.
+TokenTable tiny_tokens() {
+  TokenTable table{0, 2, {}};
+  for (int32_t item = 0; item < kItems; ++item) {
+    table.tokens.push_back(1 + item / 6);
+    table.tokens.push_back(6 + item % 6);
+  }
+  return table;
+}
+
+TrainingConfig tiny_training(const fs::path& output) {
+  TrainingConfig config;
+  config.output = output.string();
+  config.max_steps = 20;
+  config.warmup_steps = 2;
+  config.learning_rate = 5e-3;
+  config.micro_batch_tokens = 64;
+  config.global_batch_tokens = 256;
+  config.max_sequence_tokens = 20;
+  config.log_every_steps = 1;
+  config.validation_every_steps = 5;
+  config.checkpoint_every_steps = 5;
+  config.keep_checkpoints = 10;
+  return config;
+}
+
+/// Knows its size and nothing else.
+struct TwoRanks : Communicator {
+  int rank() const override { return 0; }
+  int size() const override { return 2; }
+  std::string name() const override { return "two"; }
+  void all_reduce(const TensorView&, ReduceOp, const Stream&) const override {}
+  std::unique_ptr<PendingCollective> start_all_reduce(const TensorView&, ReduceOp,
+                                                      const Stream&) const override {
+    return nullptr;
+  }
+  void all_gather(const TensorView&, const TensorView&, const Stream&) const override {}
+  void reduce_scatter(const TensorView&, const TensorView&, ReduceOp,
+                      const Stream&) const override {}
+  void broadcast(const TensorView&, int, const Stream&) const override {}
+  void send(const TensorView&, int, const Stream&) const override {}
+  void recv(const TensorView&, int, const Stream&) const override {}
+  void barrier() const override {}
+  std::unique_ptr<Communicator> split(int, int) const override { return nullptr; }
+};
+
+/// All that a run needs, on a corpus of 120 users.
+class TrainerTest : public ::testing::Test {
+ protected:
+  TrainerTest() : corpus_(write_tiny_corpus(folder_.path() / "corpus", 120, kItems, 1)) {
+    write_text_file(tokenizer_file(), "stands for a tokenizer");
+  }
+
+  fs::path tokenizer_file() const { return folder_.path() / "tokenizer.h5"; }
+  fs::path output(const std::string& name) const { return folder_.path() / name; }
+
+  json run(const TrainingConfig& config, Trainer::Validate validate = nullptr) {
+    TransformerConfig model_config = testing::tiny_config();
+    model_config.dropout = 0.1;
+    model_config.initializer_range = 0.02;
+    model_ = std::make_unique<Transformer>(model_config, 12, 64, DType::kFloat32,
+                                           Transformer::Limits{64, 64, true});
+    BatchLoader loader(corpus_, tiny_tokens(),
+                       {.seed = config.seed,
+                        .part_tokens = config.micro_batch_tokens,
+                        .max_sequence_tokens = config.max_sequence_tokens});
+    const auto self = make_self_communicator();
+    Trainer trainer(config, ParallelConfig(), *model_, loader, *self, std::move(validate),
+                    tokenizer_file());
+    return trainer.run("text: of the configuration\n");
+  }
+
+  static std::vector<json> metrics(const fs::path& output) {
+    std::vector<json> lines;
+    std::ifstream file(output / "metrics.jsonl");
+    for (std::string line; std::getline(file, line);) lines.push_back(json::parse(line));
+    return lines;
+  }
+  static std::vector<double> losses(const fs::path& output) {
+    std::vector<double> values;
+    for (const json& line : metrics(output)) {
+      if (line.contains("loss")) values.push_back(line["loss"]);
+    }
+    return values;
+  }
+  std::vector<float> weights() const {
+    const float* first = model_->weights().as<float>();
+    return {first, first + model_->weights().num_elements()};
+  }
+
+  TemporaryFolder folder_;
+  Corpus corpus_;
+  std::unique_ptr<Transformer> model_;
+};
+
+TEST_F(TrainerTest, TheLossGoesDown) {
+  TrainingConfig config = tiny_training(output("run"));
+  config.max_steps = 60;
+  const json summary = run(config);
+  const std::vector<double> loss = losses(output("run"));
+  ASSERT_EQ(loss.size(), 60u);
+  EXPECT_NEAR(loss.front(), std::log(12.0), 0.1);  // knows nothing: 12 tokens
+  EXPECT_LT(loss.back(), 0.8 * loss.front());
+  EXPECT_EQ(summary["train_steps"], 60);
+  EXPECT_EQ(summary["stopped_by"], "max_steps");
+  EXPECT_EQ(read_text_file(output("run") / "config.yaml"), "text: of the configuration\n");
+}
+
+TEST_F(TrainerTest, TheSameSeedGivesTheSameBitsAndAnotherSeedOthers) {
+  TrainingConfig config = tiny_training(output("a"));
+  run(config);
+  const std::vector<float> first = weights();
+  config.output = output("b").string();
+  run(config);
+  EXPECT_EQ(weights(), first);
+  EXPECT_EQ(losses(output("a")), losses(output("b")));
+  config.output = output("c").string();
+  config.seed = 1;
+  run(config);
+  EXPECT_NE(losses(output("a")), losses(output("c")));
+}
+
+TEST_F(TrainerTest, AResumedRunEqualsAnUninterruptedOneBitByBit) {
+  TrainingConfig config = tiny_training(output("whole"));
+  auto constant = [] { return ValidationFigures{0.5, 0.25}; };
+  run(config, constant);
+  const std::vector<float> whole = weights();
+
+  config.output = output("broken").string();
+  int validations = 0;  // at steps 5, 10, 15: dies at 15, so that 11 .. 15 are done again
+  auto dies = [&] {
+    if (++validations == 3) throw_error(ErrorKind::kOther, "the machine went away");
+    return ValidationFigures{0.5, 0.25};
+  };
+  EXPECT_THROW(run(config, dies), Error);
+  EXPECT_EQ(losses(output("broken")).size(), 15u);
+  run(config, constant);
+  EXPECT_EQ(weights(), whole);
+  EXPECT_EQ(losses(output("broken")), losses(output("whole")));
+  EXPECT_EQ(metrics(output("broken")).size(), metrics(output("whole")).size());
+}
+
+TEST_F(TrainerTest, ATimeLimitStopsTheRunAndTheNextOneGoesOn) {
+  TrainingConfig config = tiny_training(output("whole"));
+  run(config);
+  config.output = output("limited").string();
+  config.max_wall_seconds = 1e-9;  // one step
+  EXPECT_EQ(run(config)["stopped_by"], "max_wall_seconds");
+  EXPECT_EQ(losses(output("limited")).size(), 1u);
+  config.max_wall_seconds = 0;
+  EXPECT_EQ(run(config)["stopped_by"], "max_steps");
+  EXPECT_EQ(losses(output("limited")), losses(output("whole")));
+}
+
+TEST_F(TrainerTest, AFinishedRunIsMovedAsideAndNothingIsLost) {
+  const TrainingConfig config = tiny_training(output("run"));
+  run(config);
+  const std::vector<double> first = losses(output("run"));
+  run(config);
+  EXPECT_EQ(losses(output("run")), first);
+  EXPECT_EQ(losses(output("run") / "previous-1"), first);
+  EXPECT_TRUE(fs::exists(output("run") / "previous-1" / "checkpoints" / "step-00000020"));
+}
+
+TEST_F(TrainerTest, KeepsTheBestCheckpointAndTheNewestOnes) {
+  TrainingConfig config = tiny_training(output("run"));
+  config.keep_checkpoints = 1;
+  int validations = 0;
+  auto best_first = [&] { return ValidationFigures{0.1, ++validations == 1 ? 0.9 : 0.2}; };
+  const json summary = run(config, best_first);
+  EXPECT_EQ(summary["best_step"], 5);
+  EXPECT_EQ(summary["best_validation_ndcg@10"], 0.9);
+  EXPECT_EQ(find_checkpoint(output("run")).filename(), "step-00000005");
+  EXPECT_EQ(newest_checkpoint(output("run"))->filename(), "step-00000020");
+  EXPECT_FALSE(fs::exists(checkpoint_folder(output("run"), 10)));
+  EXPECT_FALSE(fs::exists(checkpoint_folder(output("run"), 15)));
+}
+
+TEST_F(TrainerTest, StopsEarlyWhenValidationNoLongerImproves) {
+  TrainingConfig config = tiny_training(output("run"));
+  config.early_stop_patience = 2;
+  int validations = 0;
+  auto worse_and_worse = [&] { return ValidationFigures{0.1, 0.5 - 0.1 * ++validations}; };
+  const json summary = run(config, worse_and_worse);
+  EXPECT_EQ(summary["stopped_by"], "early_stop");
+  EXPECT_EQ(summary["train_steps"], 15);  // best at 5, then 10 and 15
+}
+
+TEST_F(TrainerTest, TimingStepsChangesNothing) {
+  const TrainingConfig config = tiny_training(output("run"));
+  run(config);
+  const std::vector<float> untimed = weights();
+
+  Transformer model(model_->config(), 12, 64, DType::kFloat32, {64, 64, true});
+  BatchLoader loader(corpus_, tiny_tokens(),
+                     {.seed = config.seed, .part_tokens = 64, .max_sequence_tokens = 20});
+  const auto self = make_self_communicator();
+  TrainingConfig other = config;
+  other.output = output("timed").string();
+  Trainer trainer(other, ParallelConfig(), model, loader, *self, nullptr, tokenizer_file());
+  const auto timings = trainer.time_steps(3);
+  ASSERT_EQ(timings.size(), 3u);
+  EXPECT_GT(timings[0].tokens, 192);  // four parts of at most 64 tokens, well filled
+  EXPECT_LE(timings[0].tokens, 256);
+  trainer.run("");
+  const float* first = model.weights().as<float>();
+  EXPECT_EQ(std::vector<float>(first, first + model.weights().num_elements()), untimed);
+}
+
+TEST_F(TrainerTest, WritesTheLossWithSeventeenDigits) {
+  run(tiny_training(output("run")));
+  std::ifstream file(output("run") / "metrics.jsonl");
+  std::string line;
+  std::getline(file, line);
+  const size_t begin = line.find("\"loss\":") + 7;
+  const std::string loss = line.substr(begin, line.find(',', begin) - begin);
+  EXPECT_GE(std::count_if(loss.begin(), loss.end(), ::isdigit), 16) << loss;
+  EXPECT_EQ(json::parse(line)["loss"].get<double>(), losses(output("run"))[0]);
+}
+
+TEST_F(TrainerTest, RefusesPartsThatTheRanksCannotShare) {
+  TrainingConfig config = tiny_training(output("run"));
+  config.global_batch_tokens = 3 * config.micro_batch_tokens;
+  Transformer model(testing::tiny_config(), 12, 64, DType::kFloat32, {64, 64, true});
+  BatchLoader loader(corpus_, tiny_tokens(), {.part_tokens = 64, .max_sequence_tokens = 20});
+  try {
+    Trainer(config, ParallelConfig(), model, loader, TwoRanks(), nullptr, tokenizer_file());
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+    EXPECT_NE(std::string(error.what()).find("3 parts"), std::string::npos) << error.what();
+  }
+}
+
+TEST_F(TrainerTest, AnInfiniteLossStopsTheRunWithItsStep) {
+  TrainingConfig config = tiny_training(output("run"));
+  config.learning_rate = 1e30;
+  config.max_grad_norm = 0;
+  try {
+    run(config);
+    FAIL() << "trained on";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("loss is"), std::string::npos) << error.what();
+  }
+}
+
+// --- schedule
+// -------------------------------------------------------------------------------------
+
+TEST(LearningRateTest, WarmsUpThenFollowsItsSchedule) {
+  TrainingConfig config;
+  config.learning_rate = 1;
+  config.min_learning_rate = 0.1;
+  config.warmup_steps = 10;
+  config.max_steps = 110;
+  EXPECT_DOUBLE_EQ(learning_rate_at(config, 0), 0.1);
+  EXPECT_DOUBLE_EQ(learning_rate_at(config, 9), 1);
+  EXPECT_DOUBLE_EQ(learning_rate_at(config, 10), 1);
+  EXPECT_DOUBLE_EQ(learning_rate_at(config, 60), 0.55);  // half way
+  EXPECT_NEAR(learning_rate_at(config, 110), 0.1, 1e-15);
+  EXPECT_NEAR(learning_rate_at(config, 5000), 0.1, 1e-15);
+  config.schedule = "constant";
+  EXPECT_DOUBLE_EQ(learning_rate_at(config, 5000), 1);
+  config.schedule = "inverse_sqrt";
+  EXPECT_DOUBLE_EQ(learning_rate_at(config, 40), 0.5);
+  EXPECT_DOUBLE_EQ(learning_rate_at(config, 5000), 0.1);
+  config.warmup_steps = 0;
+  config.schedule = "cosine";
+  EXPECT_DOUBLE_EQ(learning_rate_at(config, 0), 1);
+}
+
+TEST(TrainingConfigTest, NamesTheFieldThatIsWrong) {
+  auto message = [](auto change) {
+    TrainingConfig config;
+    change(config);
+    try {
+      config.check();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(message([](TrainingConfig&) {}), "");
+  auto names = [&](const char* field, auto change) {
+    EXPECT_NE(message(change).find(field), std::string::npos) << field << ": " << message(change);
+  };
+  names("max_steps", [](TrainingConfig& c) { c.max_steps = -1; });
+  names("max_wall_seconds", [](TrainingConfig& c) { c.fit_steps_to_wall_time = true; });
+  names("micro_batch_tokens", [](TrainingConfig& c) { c.micro_batch_tokens = 0; });
+  names("global_batch_tokens", [](TrainingConfig& c) { c.global_batch_tokens = 3000; });
+  names("max_sequence_tokens", [](TrainingConfig& c) { c.max_sequence_tokens = 4096; });
+  names("learning_rate", [](TrainingConfig& c) { c.learning_rate = 0; });
+  names("schedule", [](TrainingConfig& c) { c.schedule = "linear"; });
+  names("beta1", [](TrainingConfig& c) { c.beta2 = 1; });
+  names("weight_decay", [](TrainingConfig& c) { c.weight_decay = -1; });
+  names("keep_checkpoints", [](TrainingConfig& c) { c.keep_checkpoints = 0; });
+  names("output", [](TrainingConfig& c) { c.output = ""; });
+}
+
+// --- optimizer
+// ------------------------------------------------------------------------------------
+
+TEST(OptimizerTest, ClipsByTheGlobalNormAndDecaysOnlyMatrices) {
+  const TransformerConfig model_config = testing::tiny_config();
+  const ParameterLayout layout(model_config, 32);
+  TrainingConfig config;
+  config.weight_decay = 0.5;
+  config.max_grad_norm = 1;
+  config.beta1 = 0;  // so that the mean gradient is the gradient
+  config.epsilon = 1e-2;
+  Optimizer optimizer(layout, config, DType::kFloat64, Device::kCpu);
+  const Buffer weights({layout.num_elements()}, DType::kFloat64);
+  const Buffer gradients({layout.num_elements()}, DType::kFloat64);
+  double* w = weights.view().as<double>();
+  double* g = gradients.view().as<double>();
+  const int64_t matrix = 5, norm = layout.num_elements() - 1;
+  w[matrix] = w[norm] = 2;
+  g[matrix] = 3;
+  g[norm] = 4;
+  EXPECT_DOUBLE_EQ(optimizer.update(weights.view(), gradients.view(), 0, 0.1, Stream()), 5);
+  // clipped to norm 1: 0.6 and 0.8; at the first step the moving averages are these and their
+  // squares
+  EXPECT_NEAR(w[matrix], 2 - 0.1 * (0.6 / (0.6 + 1e-2) + 0.5 * 2), 1e-12);
+  EXPECT_NEAR(w[norm], 2 - 0.1 * 0.8 / (0.8 + 1e-2), 1e-12);
+  EXPECT_EQ(w[0], 0);
+}
+
+}  // namespace
+}  // namespace mirabelle
