@@ -77,7 +77,8 @@ void write_text_file(const fs::path& path, std::string_view text) {
 
 std::string sha256_of_file(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
-  MIRABELLE_CHECK_DATA(file, path.string(), ": cannot read: ", std::strerror(errno));
+  MIRABELLE_CHECK_DATA(file && !fs::is_directory(path), path.string(), ": cannot read: ",
+                       fs::is_directory(path) ? "is a folder" : std::strerror(errno));
   Sha256 sha;
   std::vector<char> piece(1 << 20);
   while (file.read(piece.data(), static_cast<std::streamsize>(piece.size())), file.gcount() > 0) {

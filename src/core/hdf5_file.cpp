@@ -170,6 +170,17 @@ void Hdf5File::create_appendable(const std::string& name, const Shape& row, DTyp
 }
 
 void Hdf5File::append(const std::string& name, const TensorView& rows) {
+  const Shape stored = shape(name);
+  bool fits = stored.rank() == rows.shape.rank() && stored.rank() > 0;
+  for (int axis = 1; fits && axis < stored.rank(); ++axis) fits = stored[axis] == rows.shape[axis];
+  if (!fits) {
+    std::ostringstream what;
+    what << "has shape " << stored << ", cannot take rows of shape " << rows.shape;
+    fail(name, what.str());
+  }
+  if (dtype(name) != rows.dtype) {
+    fail(name, std::string("holds ") + to_string(dtype(name)) + ", got " + to_string(rows.dtype));
+  }
   if (rows.empty()) return;
   Dataset dataset(H5Dopen2(file_.get(), name.c_str(), H5P_DEFAULT));
   if (!dataset) fail(name, "missing");
@@ -246,6 +257,10 @@ std::vector<std::string> Hdf5File::read_strings(const std::string& name) const {
 
 std::vector<std::string> Hdf5File::read_strings(const std::string& name, int64_t begin,
                                                 int64_t end) const {
+  if (begin < 0 || end < begin) {
+    fail(name + "_offsets",
+         "has no strings [" + std::to_string(begin) + ", " + std::to_string(end) + ")");
+  }
   std::vector<int64_t> offsets(end - begin + 1);
   read_rows(name + "_offsets", begin, view_of(offsets.data(), {end - begin + 1}));
   const int64_t total = shape(name + "_bytes").num_elements();
