@@ -39,10 +39,12 @@ struct Orchard {
 struct Market {
   double price = 3;
   int64_t num_crates = 0;
+  std::vector<double> discounts;
 
   void visit(ConfigFields& fields) {
     fields.field("price", price, "per crate");
     fields.field("num_crates", num_crates, "");
+    fields.field("discounts", discounts, "");
   }
   void check() const {}
 };
@@ -184,9 +186,9 @@ TEST_F(YamlReaderTest, FindsAKeyThatStandsInTheWrongSection) {
 }
 
 TEST_F(YamlReaderTest, ListsTheKeysWhenNoneIsNear) {
-  EXPECT_EQ(
-      refusal("market:\n  weather_of_tomorrow: fine\n"),
-      "farm.yaml:2: there is no key market.weather_of_tomorrow; its keys are price, num_crates");
+  EXPECT_EQ(refusal("market:\n  weather_of_tomorrow: fine\n"),
+            "farm.yaml:2: there is no key market.weather_of_tomorrow; its keys are price, "
+            "num_crates, discounts");
 }
 
 TEST_F(YamlReaderTest, SuggestsTheNearestSection) {
@@ -333,7 +335,8 @@ TEST_F(YamlReaderTest, RefusesValuesOfAnotherTypeInOverrides) {
 TEST_F(YamlReaderTest, WritesEveryKeyInOrder) {
   EXPECT_EQ(to_yaml(sections_, false),
             "orchard:\n  name: mirabelle\n  num_trees: 12\n  sweetness: 0.5\n  organic: true\n"
-            "  rows: [4, 8]\n  tools: [ladder]\n\nmarket:\n  price: 3\n  num_crates: 0\n");
+            "  rows: [4, 8]\n  tools: [ladder]\n\nmarket:\n  price: 3\n  num_crates: 0\n  "
+            "discounts: []\n");
 }
 
 TEST_F(YamlReaderTest, WritesMeaningsAsCommentsThatReadAsNothing) {
@@ -400,6 +403,18 @@ TEST_F(YamlReaderTest, TextsComeBackAsTheyWere) {
     EXPECT_EQ(orchard_.name, text) << yaml;
     EXPECT_EQ(orchard_.tools, (std::vector<std::string>{text, "x", text})) << yaml;
   }
+}
+
+TEST_F(YamlReaderTest, ListsOfNumbersComeBackAsTheyWere) {
+  market_.discounts = {0.1, 1.0 / 3, -2, 1e-300};
+  const std::string yaml = to_yaml(sections_, false);
+  market_ = Market();
+  read(yaml);
+  EXPECT_EQ(market_.discounts, (std::vector<double>{0.1, 1.0 / 3, -2, 1e-300}));
+  EXPECT_EQ(
+      override_refusal("market.discounts=[0.1, much]")
+          .find("--set market.discounts=[0.1, much]: market.discounts wants a list of numbers"),
+      0u);
 }
 
 TEST_F(YamlReaderTest, IntegersAndListsComeBackAsTheyWere) {
