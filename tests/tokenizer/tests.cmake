@@ -1,2 +1,14 @@
 # The tests of tokenizer/
 mirabelle_test(semantic_id_test SOURCES tokenizer/semantic_id_test.cpp LIBS mirabelle_tokenizer)
+mirabelle_test(tokenizer_config_test SOURCES tokenizer/tokenizer_config_test.cpp
+               LIBS mirabelle_tokenizer)
+mirabelle_test(residual_kmeans_test SOURCES tokenizer/residual_kmeans_test.cpp
+               LIBS mirabelle_tokenizer)
+mirabelle_test(tokenizer_report_test SOURCES tokenizer/tokenizer_report_test.cpp
+               LIBS mirabelle_tokenizer)
+mirabelle_test(tokenizer_file_test SOURCES tokenizer/tokenizer_file_test.cpp
+               LIBS mirabelle_tokenizer)
+mirabelle_test(tokenizer_builder_test SOURCES tokenizer/tokenizer_builder_test.cpp
+               LIBS mirabelle_tokenizer)
+mirabelle_test(rank_independence_test SOURCES tokenizer/rank_independence_test.cpp
+               LIBS mirabelle_tokenizer RANKS 1 2 3 4)

@@ -1,0 +1,299 @@
+#include "mirabelle/tokenizer/tokenizer_builder.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "mirabelle/core/error.h"
+#include "support/tiny_corpus.h"
+
+namespace mirabelle {
+namespace {
+
+/// Items whose features are drawn by their ID alone, so that corpora that share items agree on
+/// them.
+void write_items(const std::filesystem::path& folder, const std::vector<std::string>& ids,
+                 int64_t dim = 6, const std::string& source = "title") {
+  CorpusOptions options;
+  options.dataset = "items";
+  CorpusWriter writer(folder, options, false, {});
+  for (const std::string& id : ids) writer.add_item(id);
+  writer.add_feature(source, dim);
+  for (const std::string& id : ids) {
+    // IDs such as "12a", "12b", ... have the same features
+    Random random(random_key(std::stoull(id), "features"));
+    std::vector<float> row(dim);
+    for (float& value : row) value = static_cast<float>(random.normal());
+    writer.add_feature_rows(source, row.data(), 1);
+  }
+  writer.add_user({"1", {0, 0, 0}, {}, {}, ""});
+  writer.finish();
+}
+
+std::vector<std::string> numbers(int64_t begin, int64_t end) {
+  std::vector<std::string> ids;
+  for (int64_t i = begin; i < end; ++i) ids.push_back(std::to_string(i));
+  return ids;
+}
+
+std::vector<int32_t> codes_of(const SemanticIds& ids, int64_t item) {
+  return {ids.codes(item).begin(), ids.codes(item).end()};
+}
+
+class TokenizerBuilderTest : public ::testing::Test {
+ protected:
+  TokenizerBuilderTest() {
+    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
+    folder_ = std::filesystem::path(::testing::TempDir()) / info->name();
+    std::filesystem::remove_all(folder_);
+    config_.levels = {8, 4};
+  }
+  ~TokenizerBuilderTest() override { std::filesystem::remove_all(folder_); }
+
+  TokenizerFile build(const std::filesystem::path& corpus) {
+    return build_tokenizer(Corpus(corpus), config_, "config text", *self_);
+  }
+  AssignedTokenizer assign(const TokenizerFile& old, const std::filesystem::path& corpus) {
+    return assign_new_items(old, Corpus(corpus), 16, *self_);
+  }
+  static void expect_error(ErrorKind kind, const std::string& part,
+                           const std::function<void()>& body) {
+    try {
+      body();
+      ADD_FAILURE() << "no error, wanted: " << part;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), kind);
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+    }
+  }
+
+  std::filesystem::path folder_;
+  TokenizerConfig config_;
+  std::unique_ptr<Communicator> self_ = make_self_communicator();
+};
+
+TEST(DisambiguationCodeTest, NumbersEqualCodesInItemOrder) {
+  EXPECT_EQ(append_disambiguation_codes({1, 2, 3, 4, 1, 2, 1, 3, 1, 2}, 2),
+            (std::vector<int32_t>{1, 2, 0, 3, 4, 0, 1, 2, 1, 1, 3, 0, 1, 2, 2}));
+  EXPECT_EQ(append_disambiguation_codes({}, 3), std::vector<int32_t>{});
+}
+
+TEST(DisambiguationCodeTest, LevelHasRoomForTwiceTheLargestGroup) {
+  EXPECT_EQ(disambiguation_level_size(1), 8);
+  EXPECT_EQ(disambiguation_level_size(4), 8);
+  EXPECT_EQ(disambiguation_level_size(5), 16);
+  EXPECT_EQ(disambiguation_level_size(100), 200);
+}
+
+TEST_F(TokenizerBuilderTest, GivesEveryItemOfACorpusAnId) {
+  const TokenizerFile tokenizer = build(write_tiny_corpus(folder_, 60, 200, 1));
+  EXPECT_EQ(tokenizer.kind, "residual_kmeans");
+  EXPECT_EQ(tokenizer.dataset, "tiny");
+  EXPECT_EQ(tokenizer.split_hash, Corpus(folder_).split_hash());
+  EXPECT_EQ(tokenizer.config, "config text");
+  ASSERT_EQ(tokenizer.ids.num_items(), 200);
+  ASSERT_EQ(tokenizer.ids.num_levels(), 3);
+  EXPECT_EQ(tokenizer.ids.level_size(0), 8);
+  EXPECT_EQ(tokenizer.ids.level_size(1), 4);
+  EXPECT_EQ(tokenizer.item_ids.front(), "1");
+  EXPECT_EQ(tokenizer.item_ids.back(), "200");
+  // 200 items in 32 places: the disambiguation codes of every place are 0, 1, 2, ...
+  std::map<std::vector<int32_t>, int32_t> next;
+  int32_t largest = 0;
+  for (int64_t item = 0; item < 200; ++item) {
+    std::vector<int32_t> id = codes_of(tokenizer.ids, item);
+    const int32_t code = id.back();
+    id.pop_back();
+    EXPECT_EQ(code, next[id]++) << "item " << item;
+    largest = std::max(largest, code + 1);
+  }
+  EXPECT_EQ(tokenizer.ids.level_size(2), disambiguation_level_size(largest));
+  const auto report = nlohmann::json::parse(tokenizer.report);
+  EXPECT_EQ(report["disambiguation"]["largest"], largest);
+  EXPECT_EQ(report["levels"][0]["used"], 8);
+  EXPECT_LT(report["levels"][1]["relative_error"], report["levels"][0]["relative_error"]);
+}
+
+TEST_F(TokenizerBuilderTest, CodesAreThoseOfTheStoredNormalisationAndCodebooks) {
+  const Corpus corpus(write_tiny_corpus(folder_, 60, 100, 2));
+  config_.features = {"metadata", "title"};
+  config_.feature_weights = {2, 1};
+  const TokenizerFile tokenizer = build(folder_);
+  const FeatureNormalization& normalization = tokenizer.quantizer.normalization;
+  ASSERT_EQ(normalization.feature_dim(), 13);
+  std::vector<float> metadata(100 * 5), title(100 * 8);
+  corpus.read_features("metadata", 0, 100, metadata.data());
+  corpus.read_features("title", 0, 100, title.data());
+  for (int64_t item = 0; item < 100; ++item) {
+    std::vector<double> residual;
+    for (int64_t j = 0; j < 13; ++j) {
+      const double x = j < 5 ? metadata[item * 5 + j] : title[item * 8 + j - 5];
+      residual.push_back((x - normalization.means[j]) / normalization.deviations[j] *
+                         (j < 5 ? 2 / std::sqrt(5.0) : 1 / std::sqrt(8.0)));
+    }
+    for (int64_t level = 0; level < 2; ++level) {
+      const Codebook& codebook = tokenizer.quantizer.codebooks[level];
+      const auto distance = [&](int64_t code) {
+        double sum = 0;
+        for (int64_t j = 0; j < 13; ++j) {
+          sum += std::pow(residual[j] - codebook.rows[code * 13 + j], 2);
+        }
+        return sum;
+      };
+      const int32_t chosen = tokenizer.ids.codes(item)[level];
+      for (int64_t code = 0; code < codebook.size; ++code) {
+        ASSERT_LE(distance(chosen), distance(code) + 1e-5) << "item " << item;
+      }
+      for (int64_t j = 0; j < 13; ++j) residual[j] -= codebook.rows[chosen * 13 + j];
+    }
+  }
+}
+
+TEST_F(TokenizerBuilderTest, OfKindItemIdCountsTheItems) {
+  config_.kind = "item_id";
+  const TokenizerFile tokenizer = build(write_tiny_corpus(folder_, 60, 30, 3));
+  ASSERT_EQ(tokenizer.ids.num_levels(), 1);
+  EXPECT_EQ(tokenizer.ids.level_size(0), 30);
+  for (int64_t item = 0; item < 30; ++item) EXPECT_EQ(tokenizer.ids.codes(item)[0], item);
+  EXPECT_EQ(tokenizer.quantizer.num_levels(), 0);
+}
+
+TEST_F(TokenizerBuilderTest, RefusesSourcesThatTheCorpusLacks) {
+  write_tiny_corpus(folder_, 60, 30, 4);
+  config_.features = {"image"};
+  expect_error(ErrorKind::kUsage, "has no source image, it has: title metadata",
+               [&] { build(folder_); });
+  config_.features = {};
+  config_.feature_weights = {1};
+  expect_error(ErrorKind::kUsage, "has 1 weights for the 2 sources", [&] { build(folder_); });
+}
+
+TEST_F(TokenizerBuilderTest, RefusesACorpusWithoutFeaturesUnlessOfKindItemId) {
+  CorpusOptions options;
+  options.dataset = "bare";
+  CorpusWriter writer(folder_, options, false, {});
+  writer.add_item("7");
+  writer.add_user({"1", {0, 0, 0}, {}, {}, ""});
+  writer.finish();
+  expect_error(ErrorKind::kUsage, "has no feature sources", [&] { build(folder_); });
+  config_.kind = "item_id";
+  EXPECT_EQ(build(folder_).item_ids, std::vector<std::string>{"7"});
+}
+
+TEST_F(TokenizerBuilderTest, AssigningWithoutNewItemsChangesNothing) {
+  write_tiny_corpus(folder_, 60, 80, 5);
+  const TokenizerFile old = build(folder_);
+  const AssignedTokenizer assigned = assign(old, folder_);
+  EXPECT_EQ(assigned.num_new_items, 0);
+  for (int64_t item = 0; item < 80; ++item) {
+    EXPECT_EQ(codes_of(assigned.tokenizer.ids, item), codes_of(old.ids, item));
+  }
+  EXPECT_EQ(assigned.tokenizer.quantizer.codebooks[0].rows, old.quantizer.codebooks[0].rows);
+}
+
+TEST_F(TokenizerBuilderTest, AssigningKeepsOldCodesWhereverTheItemsNowStand) {
+  write_items(folder_ / "old", numbers(100, 160));
+  const TokenizerFile old = build(folder_ / "old");
+  std::vector<std::string> ids = numbers(90, 175);  // new ones before and after
+  std::reverse(ids.begin(), ids.end());
+  write_items(folder_ / "new", ids);
+  const AssignedTokenizer assigned = assign(old, folder_ / "new");
+  EXPECT_EQ(assigned.num_new_items, 25);
+  const SemanticIds& table = assigned.tokenizer.ids;
+  ASSERT_EQ(table.num_items(), 85);
+  EXPECT_EQ(table.vocab_size(), old.ids.vocab_size());
+  EXPECT_EQ(assigned.tokenizer.item_ids, ids);
+  for (int64_t row = 0; row < 60; ++row) {
+    const int64_t item = std::ranges::find(ids, old.item_ids[row]) - ids.begin();
+    EXPECT_EQ(codes_of(table, item), codes_of(old.ids, row)) << ids[item];
+  }
+  EXPECT_EQ(nlohmann::json::parse(assigned.tokenizer.report)["assigned"]["new_items"], 25);
+}
+
+TEST_F(TokenizerBuilderTest, AssigningGivesACopyItsOriginalsCodesAndTheNextFreeNumber) {
+  write_items(folder_ / "old", {"1", "2", "3", "4", "5", "4a", "6"});
+  const TokenizerFile old = build(folder_ / "old");
+  ASSERT_EQ(codes_of(old.ids, 5).back(), 1) << "the second of the two that look alike";
+  write_items(folder_ / "new", {"4c", "1", "2", "3", "4", "5", "4a", "6", "4b", "2a"});
+  const SemanticIds table = assign(old, folder_ / "new").tokenizer.ids;
+  std::vector<int32_t> expected = codes_of(old.ids, 3);
+  for (const auto& [item, code] : std::map<int64_t, int32_t>{{4, 0}, {6, 1}, {0, 2}, {8, 3}}) {
+    expected.back() = code;
+    EXPECT_EQ(codes_of(table, item), expected) << "item " << item;
+  }
+  expected = codes_of(old.ids, 1);
+  expected.back() = 1;
+  EXPECT_EQ(codes_of(table, 9), expected);
+}
+
+TEST_F(TokenizerBuilderTest, AssigningTwiceEqualsAssigningOnce) {
+  write_items(folder_ / "old", numbers(0, 40));
+  write_items(folder_ / "more", numbers(0, 50));
+  write_items(folder_ / "most", numbers(0, 60));
+  const TokenizerFile old = build(folder_ / "old");
+  const SemanticIds once = assign(old, folder_ / "most").tokenizer.ids;
+  const SemanticIds twice =
+      assign(assign(old, folder_ / "more").tokenizer, folder_ / "most").tokenizer.ids;
+  for (int64_t item = 0; item < 60; ++item) EXPECT_EQ(codes_of(once, item), codes_of(twice, item));
+}
+
+TEST_F(TokenizerBuilderTest, AssigningSaysWhenAGroupIsFull) {
+  write_items(folder_ / "old", {"1", "2", "3", "4"});
+  const TokenizerFile old = build(folder_ / "old");
+  ASSERT_EQ(old.ids.level_size(2), 8);
+  std::vector<std::string> ids = {"1", "2", "3", "4"};
+  for (char letter = 'a'; letter <= 'g'; ++letter) ids.push_back(std::string("3") + letter);
+  write_items(folder_ / "full", ids);
+  EXPECT_EQ(assign(old, folder_ / "full").num_new_items, 7);
+  ids.push_back("3h");
+  write_items(folder_ / "over", ids);
+  expect_error(ErrorKind::kData, "item 3h has the codes of 8 other items",
+               [&] { assign(old, folder_ / "over"); });
+}
+
+TEST_F(TokenizerBuilderTest, AssigningRefusesACorpusThatLacksOldItems) {
+  write_items(folder_ / "old", numbers(0, 5));
+  write_items(folder_ / "new", numbers(1, 9));
+  const TokenizerFile old = build(folder_ / "old");
+  expect_error(ErrorKind::kData, "lacks 1 items of the tokenizer, among them 0",
+               [&] { assign(old, folder_ / "new"); });
+}
+
+TEST_F(TokenizerBuilderTest, AssigningRefusesOtherFeatureSources) {
+  write_items(folder_ / "old", numbers(0, 5));
+  write_items(folder_ / "wider", numbers(0, 6), 7);
+  write_items(folder_ / "other", numbers(0, 6), 6, "image");
+  const TokenizerFile old = build(folder_ / "old");
+  expect_error(ErrorKind::kData, "has dim 7, the tokenizer was built from dim 6",
+               [&] { assign(old, folder_ / "wider"); });
+  expect_error(ErrorKind::kData, "lacks the feature source title",
+               [&] { assign(old, folder_ / "other"); });
+}
+
+TEST_F(TokenizerBuilderTest, AssigningToKindItemIdAppendsCodes) {
+  config_.kind = "item_id";
+  write_items(folder_ / "old", {"5", "6", "7"});
+  write_items(folder_ / "new", {"9", "7", "6", "8", "5"});
+  const AssignedTokenizer assigned = assign(build(folder_ / "old"), folder_ / "new");
+  EXPECT_EQ(assigned.num_new_items, 2);
+  EXPECT_EQ(assigned.tokenizer.ids.level_size(0), 5);
+  const int32_t expected[] = {3, 2, 1, 4, 0};
+  for (int64_t item = 0; item < 5; ++item) {
+    EXPECT_EQ(assigned.tokenizer.ids.codes(item)[0], expected[item]) << item;
+  }
+}
+
+TEST_F(TokenizerBuilderTest, AnAssignedFileIsReadBackAndAssignedAgain) {
+  write_items(folder_ / "old", numbers(0, 20));
+  write_items(folder_ / "new", numbers(0, 30));
+  const std::filesystem::path path = folder_ / "tokenizer.h5";
+  write_tokenizer_file(path, build(folder_ / "old"));
+  const AssignedTokenizer assigned = assign(read_tokenizer_file(path), folder_ / "new");
+  write_tokenizer_file(path, assigned.tokenizer);
+  EXPECT_EQ(SemanticIds::read(path).num_items(), 30);
+  EXPECT_EQ(assign(read_tokenizer_file(path), folder_ / "new").num_new_items, 0);
+}
+
+}  // namespace
+}  // namespace mirabelle

@@ -1,0 +1,63 @@
+#include "mirabelle/tokenizer/tokenizer_config.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "mirabelle/core/error.h"
+
+namespace mirabelle {
+namespace {
+
+TEST(TokenizerConfigTest, DefaultsAreValid) { EXPECT_NO_THROW(TokenizerConfig().check()); }
+
+TEST(TokenizerConfigTest, EveryBadValueIsRefusedByTheNameOfItsField) {
+  struct BadValue {
+    const char* field;
+    std::function<void(TokenizerConfig&)> set;
+  };
+  const BadValue kBadValues[] = {
+      {"tokenizer.file", [](auto& config) { config.file = ""; }},
+      {"tokenizer.kind", [](auto& config) { config.kind = "rq_vae"; }},
+      {"tokenizer.levels", [](auto& config) { config.levels = {}; }},
+      {"tokenizer.levels",
+       [](auto& config) {
+         config.levels = {256, 0};
+       }},
+      {"tokenizer.levels", [](auto& config) { config.levels = {1 << 25}; }},
+      {"tokenizer.features",
+       [](auto& config) {
+         config.features = {"a", "b", "a"};
+       }},
+      {"tokenizer.feature_weights",
+       [](auto& config) {
+         config.features = {"a", "b"};
+         config.feature_weights = {1};
+       }},
+      {"tokenizer.feature_weights",
+       [](auto& config) {
+         config.feature_weights = {1, 0};
+       }},
+      {"tokenizer.standardize", [](auto& config) { config.standardize = "no"; }},
+      {"tokenizer.iterations", [](auto& config) { config.iterations = 0; }},
+      {"tokenizer.tolerance", [](auto& config) { config.tolerance = 1; }},
+      {"tokenizer.initialization", [](auto& config) { config.initialization = "zeros"; }},
+      {"tokenizer.initialization_sample", [](auto& config) { config.initialization_sample = 0; }},
+      {"tokenizer.collisions", [](auto& config) { config.collisions = "ignore"; }},
+      {"tokenizer.batch_items", [](auto& config) { config.batch_items = 0; }},
+  };
+  for (const BadValue& bad : kBadValues) {
+    TokenizerConfig config;
+    bad.set(config);
+    try {
+      config.check();
+      ADD_FAILURE() << bad.field << " was not refused";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+      EXPECT_EQ(std::string(error.what()).rfind(bad.field, 0), 0u) << error.what();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mirabelle

@@ -1,0 +1,233 @@
+#include "mirabelle/tokenizer/tokenizer_file.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <functional>
+
+#include "mirabelle/core/buffer.h"
+#include "mirabelle/core/error.h"
+#include "mirabelle/core/hdf5_file.h"
+
+namespace mirabelle {
+namespace {
+
+class TokenizerFileTest : public ::testing::Test {
+ protected:
+  TokenizerFileTest() {
+    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
+    path_ = std::filesystem::path(::testing::TempDir()) / (std::string(info->name()) + ".h5");
+  }
+  ~TokenizerFileTest() override { std::filesystem::remove(path_); }
+
+  static TokenizerFile example() {
+    TokenizerFile tokenizer;
+    tokenizer.kind = "residual_kmeans";
+    tokenizer.dataset = "tiny";
+    tokenizer.split_hash = "abc";
+    tokenizer.config = "tokenizer:\n  levels: [2, 3]\n";
+    tokenizer.report = "{}";
+    tokenizer.ids = SemanticIds({2, 3, 8}, {0, 0, 0, 1, 2, 0, 1, 2, 1});
+    tokenizer.item_ids = {"17", "B000Y", "\xC3\xA9"};
+    tokenizer.quantizer.normalization = {
+        {{"title", 2, 1.0}, {"image", 1, 0.5}}, {0.1, 0.2, 0.3}, {1, 0, 2}};
+    tokenizer.quantizer.codebooks = {{2, 3, {1, 2, 3, 4, 5, 6}}, {1, 3, {7, 8, 9}}};
+    return tokenizer;
+  }
+
+  /// Writes a valid file but for one dataset.
+  void write_with(const std::string& replaced, const std::function<void(Hdf5File&)>& write) {
+    write_tokenizer_file(path_, example());
+    const std::filesystem::path whole = path_.string() + ".whole";
+    std::filesystem::rename(path_, whole);
+    const Hdf5File source = Hdf5File::open(whole);
+    Hdf5File copy = Hdf5File::create(path_);
+    copy_group(source, copy, "", replaced);
+    if (write) write(copy);
+    copy.close();
+    std::filesystem::remove(whole);
+  }
+
+  void expect_refused(const std::string& part) {
+    try {
+      read_tokenizer_file(path_);
+      ADD_FAILURE() << "read the file";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kData);
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find(path_.string()), std::string::npos) << error.what();
+    }
+  }
+
+  std::filesystem::path path_;
+
+ private:
+  static void copy_group(const Hdf5File& source, Hdf5File& copy, const std::string& group,
+                         const std::string& left_out) {
+    for (const std::string& name : source.names(group.empty() ? "/" : group)) {
+      const std::string path = group.empty() ? name : group + "/" + name;
+      if (path == left_out) continue;
+      if (name == "table" || name == "vocabulary" || name == "features" || name == "codebooks") {
+        copy_group(source, copy, path, left_out);
+      } else {
+        Buffer values(source.shape(path), source.dtype(path));
+        source.read_rows(path, 0, values.view());
+        copy.write(path, values.view());
+      }
+    }
+  }
+};
+
+template <typename T>
+auto writes(const std::string& name, const std::vector<T>& values, const Shape& shape) {
+  return [=](Hdf5File& file) { file.write(name, view_of(values.data(), shape)); };
+}
+
+TEST_F(TokenizerFileTest, ReadsBackWhatWasWritten) {
+  const TokenizerFile written = example();
+  write_tokenizer_file(path_, written);
+  const TokenizerFile read = read_tokenizer_file(path_);
+  EXPECT_EQ(read.kind, written.kind);
+  EXPECT_EQ(read.dataset, written.dataset);
+  EXPECT_EQ(read.split_hash, written.split_hash);
+  EXPECT_EQ(read.config, written.config);
+  EXPECT_EQ(read.report, written.report);
+  EXPECT_EQ(read.item_ids, written.item_ids);
+  ASSERT_EQ(read.ids.num_items(), 3);
+  ASSERT_EQ(read.ids.num_levels(), 3);
+  for (int64_t item = 0; item < 3; ++item) {
+    for (int64_t level = 0; level < 3; ++level) {
+      EXPECT_EQ(read.ids.token(item, level), written.ids.token(item, level));
+    }
+  }
+  const FeatureNormalization& normalization = read.quantizer.normalization;
+  ASSERT_EQ(normalization.sources.size(), 2u);
+  EXPECT_EQ(normalization.sources[1].name, "image");
+  EXPECT_EQ(normalization.sources[1].dim, 1);
+  EXPECT_EQ(normalization.sources[1].weight, 0.5);
+  EXPECT_EQ(normalization.means, written.quantizer.normalization.means);
+  EXPECT_EQ(normalization.deviations, written.quantizer.normalization.deviations);
+  ASSERT_EQ(read.quantizer.num_levels(), 2);
+  EXPECT_EQ(read.quantizer.codebooks[0].rows, written.quantizer.codebooks[0].rows);
+  EXPECT_EQ(read.quantizer.codebooks[1].size, 1);
+  EXPECT_EQ(read.quantizer.codebooks[1].rows, written.quantizer.codebooks[1].rows);
+}
+
+TEST_F(TokenizerFileTest, SemanticIdsReadOnlyTheTable) {
+  write_tokenizer_file(path_, example());
+  const SemanticIds ids = SemanticIds::read(path_);
+  EXPECT_EQ(ids.num_items(), 3);
+  EXPECT_EQ(ids.level_size(2), 8);
+  EXPECT_EQ(ids.codes(2)[1], 2);
+}
+
+TEST_F(TokenizerFileTest, OfKindItemIdHasNoFeatures) {
+  TokenizerFile tokenizer = example();
+  tokenizer.kind = "item_id";
+  tokenizer.ids = SemanticIds({3}, {0, 1, 2});
+  tokenizer.quantizer = {};
+  write_tokenizer_file(path_, tokenizer);
+  EXPECT_FALSE(Hdf5File::open(path_).contains("features/names_bytes"));
+  EXPECT_EQ(read_tokenizer_file(path_).ids.level_size(0), 3);
+}
+
+TEST_F(TokenizerFileTest, StoresTheVocabularyAsATable) {
+  write_tokenizer_file(path_, example());
+  const Hdf5File file = Hdf5File::open(path_);
+  EXPECT_EQ(file.read_strings("vocabulary/names"),
+            (std::vector<std::string>{"special", "level_0", "level_1", "level_2", "padding"}));
+  EXPECT_EQ(file.read<int64_t>("vocabulary/begin"), (std::vector<int64_t>{0, 1, 3, 6, 14}));
+  EXPECT_EQ(file.read<int64_t>("vocabulary/size"), (std::vector<int64_t>{1, 2, 3, 8, 498}));
+}
+
+TEST_F(TokenizerFileTest, RefusesAMissingFile) { expect_refused("no such file"); }
+
+TEST_F(TokenizerFileTest, RefusesAFileOfAnotherFormat) {
+  std::ofstream(path_) << "not HDF5 at all";
+  expect_refused("not a readable HDF5 file");
+}
+
+TEST_F(TokenizerFileTest, RefusesATruncatedFile) {
+  write_tokenizer_file(path_, example());
+  std::filesystem::resize_file(path_, std::filesystem::file_size(path_) / 2);
+  expect_refused("truncated");
+}
+
+TEST_F(TokenizerFileTest, RefusesAnotherMagic) {
+  write_with("magic", [](Hdf5File& file) { file.write_text("magic", "something else"); });
+  expect_refused("not a tokenizer's file");
+  write_with("magic", nullptr);
+  expect_refused("not a tokenizer's file");
+}
+
+TEST_F(TokenizerFileTest, RefusesAnotherSchemaVersion) {
+  write_with("schema_version", writes<int64_t>("schema_version", {2}, {1}));
+  expect_refused("schema version 2, this program reads 1");
+}
+
+TEST_F(TokenizerFileTest, RefusesAnUnknownKind) {
+  write_with("kind", [](Hdf5File& file) { file.write_text("kind", "rq_vae"); });
+  expect_refused("a tokenizer of kind \"rq_vae\"");
+}
+
+TEST_F(TokenizerFileTest, RefusesAMissingDataset) {
+  write_with("features/means", nullptr);
+  expect_refused("features/means: missing");
+}
+
+TEST_F(TokenizerFileTest, RefusesCodesOfAnotherWidth) {
+  write_with("table/codes", writes<int32_t>("table/codes", {0, 0, 1, 2}, {2, 2}));
+  expect_refused("table/codes has shape [2, 2], wanted [num_items, 3]");
+}
+
+TEST_F(TokenizerFileTest, RefusesSharedSemanticIdsAndCodesOutOfRange) {
+  write_with("table/codes", writes<int32_t>("table/codes", {0, 0, 0, 1, 2, 0, 1, 2, 0}, {3, 3}));
+  expect_refused("items 1 and 2 share the semantic ID [1, 2, 0]");
+  write_with("table/codes", writes<int32_t>("table/codes", {0, 0, 0, 1, 2, 0, 1, 3, 1}, {3, 3}));
+  expect_refused("item 2 has code 3 at level 1");
+}
+
+TEST_F(TokenizerFileTest, RefusesAVocabularyThatDoesNotFollowFromTheLevels) {
+  write_with("vocabulary/begin", writes<int64_t>("vocabulary/begin", {0, 1, 3, 7, 14}, {5}));
+  expect_refused("the vocabulary's ranges do not follow");
+}
+
+TEST_F(TokenizerFileTest, RefusesAnotherNumberOfItemIds) {
+  write_with("table/codes", writes<int32_t>("table/codes", {0, 0, 0, 1, 2, 0}, {2, 3}));
+  expect_refused("3 item IDs for 2 rows of codes");
+}
+
+TEST_F(TokenizerFileTest, RefusesSourcesThatDoNotMatch) {
+  write_with("features/weights", writes<double>("features/weights", {1}, {1}));
+  expect_refused("2 feature names, 2 dims and 1 weights");
+  write_with("features/dims", writes<int64_t>("features/dims", {2, 0}, {2}));
+  expect_refused("feature source image has dim 0");
+  write_with("features/means", writes<double>("features/means", {0, 0}, {2}));
+  expect_refused("2 means and 3 deviations, wanted 3 of each");
+  write_with("features/deviations", writes<double>("features/deviations", {1, NAN, 1}, {3}));
+  expect_refused("features/deviations holds nan at 1");
+}
+
+TEST_F(TokenizerFileTest, RefusesCodebooksThatDoNotMatch) {
+  write_with("codebooks/level_1", nullptr);
+  expect_refused("1 codebooks for 3 levels");
+  write_with("codebooks/level_1", writes<float>("codebooks/level_1", {1, 2}, {1, 2}));
+  expect_refused("codebooks/level_1 has shape [1, 2]");
+  write_with("codebooks/level_0",
+             writes<float>("codebooks/level_0", std::vector<float>(9), {3, 3}));
+  expect_refused("codebooks/level_0 has shape [3, 3]");
+  write_with("codebooks/level_1", writes<float>("codebooks/level_1", {1, 2, INFINITY}, {1, 3}));
+  expect_refused("codebooks/level_1 holds inf at 2");
+}
+
+TEST_F(TokenizerFileTest, LeavesTheFormerFileWhenItCannotWrite) {
+  write_tokenizer_file(path_, example());
+  TokenizerFile bad = example();
+  bad.item_ids.pop_back();
+  EXPECT_THROW(write_tokenizer_file(path_, bad), Error);
+  EXPECT_EQ(read_tokenizer_file(path_).item_ids.size(), 3u);
+}
+
+}  // namespace
+}  // namespace mirabelle
