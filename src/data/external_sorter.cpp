@@ -84,7 +84,11 @@ ExternalSorter::ExternalSorter(fs::path run_folder, int64_t memory_bytes)
     : folder_(std::move(run_folder)), memory_bytes_(memory_bytes) {}
 
 void ExternalSorter::add(std::string_view record) {
-  entries_.push_back({big_endian(record.data(), record.size()), bytes_.size(), record.size()});
+  const size_t head = std::min<size_t>(record.size(), 8);
+  entries_.push_back({{big_endian(record.data(), record.size()),
+                       big_endian(record.data() + head, record.size() - head)},
+                      bytes_.size(),
+                      record.size()});
   bytes_.insert(bytes_.end(), record.begin(), record.end());
   sorted_ = false;
   // A vector that grows holds its old and its new storage for a moment, hence capacity, not size.
@@ -98,7 +102,8 @@ void ExternalSorter::sort_entries() {
   if (sorted_) return;
   const char* const bytes = bytes_.data();
   std::sort(entries_.begin(), entries_.end(), [bytes](const Entry& a, const Entry& b) {
-    if (a.prefix != b.prefix) return a.prefix < b.prefix;
+    if (a.prefix[0] != b.prefix[0]) return a.prefix[0] < b.prefix[0];
+    if (a.prefix[1] != b.prefix[1]) return a.prefix[1] < b.prefix[1];
     return std::string_view(bytes + a.offset, a.size) < std::string_view(bytes + b.offset, b.size);
   });
   sorted_ = true;

@@ -23,7 +23,7 @@ class ExternalSorter {
 
  private:
   struct Entry {
-    uint64_t prefix;  // the first 8 bytes as a number: most comparisons end here
+    uint64_t prefix[2];  // the first 16 bytes as numbers: most comparisons end here
     uint64_t offset;
     uint64_t size;
   };
