@@ -102,9 +102,10 @@ struct RunningSoftmax {
   void start(const T* first_query, int64_t row_stride, int64_t num_rows, int64_t head_dim,
              double scale) {
     copy_rows<kDim>(queries, first_query, row_stride, num_rows, head_dim, static_cast<T>(scale));
-    std::fill(out, out + kBlock * kDim, T{0});
-    std::fill(maximum, maximum + kBlock, -std::numeric_limits<T>::infinity());
-    std::fill(sum, sum + kBlock, T{0});
+    const int64_t padded = (num_rows + kRows - 1) / kRows * kRows;
+    std::fill(out, out + padded * kDim, T{0});
+    std::fill(maximum, maximum + num_rows, -std::numeric_limits<T>::infinity());
+    std::fill(sum, sum + num_rows, T{0});
   }
 
   /// Rows [strip, strip + num_rows) meet a block of keys.
@@ -115,20 +116,27 @@ struct RunningSoftmax {
       T* p = scores + r * kBlock;
       const int64_t num_seen = mask.sees(r);
       const int64_t width = round_up_to_lanes<T>(mask.group_sees(r / kRows * kRows));
-      T largest = maximum[strip + r];
-#pragma omp simd reduction(max : largest)
-      for (int64_t j = 0; j < width; ++j) {
-        const T score = j < num_seen ? p[j] : std::numeric_limits<T>::lowest();
-        largest = score > largest ? score : largest;
+      T largest[kLanes<T>], total[kLanes<T>] = {};
+      std::fill(largest, largest + kLanes<T>, maximum[strip + r]);
+      for (int64_t key = 0; key < width; key += kLanes<T>) {
+        const int num_left = static_cast<int>(num_seen - key);
+#pragma omp simd
+        for (int lane = 0; lane < kLanes<T>; ++lane) {
+          const T score = lane < num_left ? p[key + lane] : -std::numeric_limits<T>::infinity();
+          largest[lane] = score > largest[lane] ? score : largest[lane];
+          p[key + lane] = score;
+        }
       }
-      rescale(strip + r, largest);
-      T total = 0;
-#pragma omp simd reduction(+ : total)
-      for (int64_t j = 0; j < width; ++j) {
-        p[j] = j < num_seen ? fast_exp(p[j] - largest) : T{0};
-        total += p[j];
+      const T new_maximum = largest_of<kLanes<T>>(largest);
+      rescale(strip + r, new_maximum);
+      for (int64_t key = 0; key < width; key += kLanes<T>) {
+#pragma omp simd
+        for (int lane = 0; lane < kLanes<T>; ++lane) {
+          p[key + lane] = fast_exp(p[key + lane] - new_maximum);  // 0 where the key is not seen
+          total[lane] += p[key + lane];
+        }
       }
-      sum[strip + r] += total;
+      sum[strip + r] += sum_of<kLanes<T>>(total);
     }
     add_weighted_values<kDim>(out + strip * kDim, scores, keys.values, num_rows, mask);
   }
@@ -136,9 +144,7 @@ struct RunningSoftmax {
   /// One row meets one more key.
   void add_key(int64_t row, const T* key, const T* value, int64_t head_dim) {
     const T* query = queries + row * kDim;
-    T score = 0;
-#pragma omp simd reduction(+ : score)
-    for (int64_t c = 0; c < head_dim; ++c) score += query[c] * key[c];
+    const T score = dot(query, key, head_dim);
     rescale(row, std::max(maximum[row], score));
     const T p = fast_exp(score - maximum[row]);
     sum[row] += p;
@@ -149,8 +155,9 @@ struct RunningSoftmax {
 
   void rescale(int64_t row, T new_maximum) {
     if (new_maximum == maximum[row]) return;
-    const T shrink = fast_exp(maximum[row] - new_maximum);  // 0 the first time
+    const T shrink = fast_exp(maximum[row] - new_maximum);
     maximum[row] = new_maximum;
+    if (sum[row] == 0) return;  // these are the row's first keys
     sum[row] *= shrink;
     T* row_out = out + row * kDim;
 #pragma omp simd
@@ -225,11 +232,7 @@ void load_strip(QueryStrip<kDim, T>& strip, const Results<T>& from, int64_t toke
   for (int64_t r = 0; r < strip.num_rows; ++r) {
     const int64_t row_head = out_head + r * heads.num_heads();
     const T* out = from.out + row_head * head_dim;
-    const T* grad_out = strip.grad_out + r * kDim;
-    T dot = 0;
-#pragma omp simd reduction(+ : dot)
-    for (int64_t c = 0; c < head_dim; ++c) dot += grad_out[c] * out[c];
-    strip.delta[r] = dot;
+    strip.delta[r] = dot(strip.grad_out + r * kDim, out, head_dim);
     strip.log_sum[r] = from.log_sum[row_head];
   }
 }
@@ -245,9 +248,10 @@ void score_gradients(T* p, T* ds, const QueryStrip<kDim, T>& strip, const T* key
     const T log_sum = strip.log_sum[r], delta = strip.delta[r];
     const int64_t num_seen = mask.sees(r);
     const int64_t width = round_up_to_lanes<T>(mask.group_sees(r / kRows * kRows));
+    std::fill(p_row + num_seen, p_row + width, -std::numeric_limits<T>::infinity());
 #pragma omp simd
     for (int64_t j = 0; j < width; ++j) {
-      p_row[j] = j < num_seen ? fast_exp(p_row[j] - log_sum) : T{0};
+      p_row[j] = fast_exp(p_row[j] - log_sum);  // 0 where the key is not seen
       ds_row[j] = p_row[j] * (ds_row[j] - delta);
     }
   }

@@ -38,6 +38,37 @@ int64_t round_up_to_lanes(int64_t n) {
   return (n + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 }
 
+/// Sum and maximum of n numbers, n a power of two, in a fixed order that vectors can follow.
+template <int64_t n, typename T>
+inline T sum_of(const T* x) {
+  if constexpr (n == 1) {
+    return x[0];
+  } else {
+    T half[n / 2];
+    for (int64_t i = 0; i < n / 2; ++i) half[i] = x[i] + x[i + n / 2];
+    return sum_of<n / 2>(half);
+  }
+}
+
+template <int64_t n, typename T>
+inline T largest_of(const T* x) {
+  if constexpr (n == 1) {
+    return x[0];
+  } else {
+    T half[n / 2];
+    for (int64_t i = 0; i < n / 2; ++i) half[i] = x[i] > x[i + n / 2] ? x[i] : x[i + n / 2];
+    return largest_of<n / 2>(half);
+  }
+}
+
+template <typename T>
+inline T dot(const T* a, const T* b, int64_t n) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
 /// c [kRows, kLanes] = a b, or += a b;  a(row, d) = a[row * kRowStride + d * kDepthStride].
 /// The sums stay in registers over the whole depth.
 template <int64_t kRowStride, int64_t kDepthStride, typename T>
