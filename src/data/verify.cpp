@@ -35,7 +35,11 @@ class Verifier {
     check_features();
     UniqueIds user_ids(runs_.path());
     for (int64_t shard = 0; shard < corpus_.num_shards(); ++shard) {
-      if (check_file(entry(shard)) && check_shapes(shard)) check_users(shard, user_ids);
+      if (check_file(entry(shard)) && check_shapes(shard)) {
+        check_users(shard, user_ids);
+      } else {
+        all_users_hashed_ = false;
+      }
       if (progress_) {
         progress_(static_cast<double>(shard + 1) / static_cast<double>(corpus_.num_shards()));
       }
@@ -151,7 +155,6 @@ class Verifier {
              check_strings(file, "user_ids", users, good);
            }) &&
            good;
-    if (!good) all_users_hashed_ = false;
     return good;
   }
 
