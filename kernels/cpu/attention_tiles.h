@@ -38,9 +38,10 @@ int64_t round_up_to_lanes(int64_t n) {
   return (n + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 }
 
-/// Sum and maximum of n numbers, n a power of two, in a fixed order that vectors can follow.
+/// Sum and maximum of n numbers, n a power of two, in a fixed order that vectors can follow. (GCC
+/// stops inlining by itself in a file with as many instances as this one's user.)
 template <int64_t n, typename T>
-inline T sum_of(const T* x) {
+[[gnu::always_inline]] inline T sum_of(const T* x) {
   if constexpr (n == 1) {
     return x[0];
   } else {
@@ -51,7 +52,7 @@ inline T sum_of(const T* x) {
 }
 
 template <int64_t n, typename T>
-inline T largest_of(const T* x) {
+[[gnu::always_inline]] inline T largest_of(const T* x) {
   if constexpr (n == 1) {
     return x[0];
   } else {
@@ -62,7 +63,7 @@ inline T largest_of(const T* x) {
 }
 
 template <typename T>
-inline T dot(const T* a, const T* b, int64_t n) {
+[[gnu::always_inline]] inline T dot(const T* a, const T* b, int64_t n) {
   T sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];

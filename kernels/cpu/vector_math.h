@@ -9,16 +9,17 @@ namespace mirabelle::backend {
 /// exp(x) without branches or calls, so that a loop over it vectorises: std::exp of a float does
 /// not. Off by at most 1.02 units in the last place (checked on every float); underflows to 0,
 /// overflows to infinity, and NaN stays NaN. float64, which only gradient checks use, takes
-/// std::exp.
+/// std::exp. Always inlined: GCC stops inlining in a large file, and a loop with a call stays
+/// scalar.
 template <typename T>
-inline T fast_exp(T x) {
+[[gnu::always_inline]] inline T fast_exp(T x) {
   return std::exp(x);
 }
 
 // exp(x) = 2^n exp(r) with n the integer nearest to x / log(2), so that |r| <= log(2) / 2 and a
 // polynomial of degree 6 suffices (minimax: relative error 3e-9).
 template <>
-inline float fast_exp(float x) {
+[[gnu::always_inline]] inline float fast_exp(float x) {
   x = x < -104.0f ? -104.0f : x;  // here the result is already 0 ...
   x = x > 89.0f ? 89.0f : x;      // ... and here infinity, and n still fits the exponents below
   constexpr float kRound = 0x1.8p23f;  // a sum with it has no fraction: its last bits are n
