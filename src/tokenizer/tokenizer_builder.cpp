@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <numeric>
 #include <sstream>
 #include <unordered_map>
@@ -51,9 +52,36 @@ ItemRows fused_rows(const Corpus& corpus, const std::vector<FeatureSource>& sour
           }};
 }
 
-ItemRows normalized_rows(const ItemRows& rows, const FeatureNormalization& normalization) {
-  return {rows.num_items, rows.dim,
-          [&rows, &normalization](int64_t begin, int64_t end, float* out) {
+/// Serves pieces out of a window of up to `window_items` rows, so that the file is not opened for
+/// every piece, and only once if all items fit into the window.
+ItemRows windowed_rows(ItemRows rows, int64_t window_items) {
+  struct Window {
+    int64_t begin = 0, end = 0;
+    std::vector<float> values;
+  };
+  const auto window = std::make_shared<Window>();
+  const int64_t num_items = rows.num_items, dim = rows.dim;
+  const auto read = [=, rows = std::move(rows)](int64_t begin, int64_t end, float* out) {
+    // Single items are looked up here and there: no reason to move the window, if it moves at all.
+    const bool in_window = window->begin <= begin && end <= window->end;
+    if (!in_window && num_items > window_items &&
+        (end - begin == 1 || end - begin > window_items)) {
+      return rows.read(begin, end, out);
+    }
+    if (!in_window) {
+      window->begin = num_items <= window_items ? 0 : begin;
+      window->end = std::min(num_items, window->begin + window_items);
+      window->values.resize((window->end - window->begin) * dim);
+      rows.read(window->begin, window->end, window->values.data());
+    }
+    const float* first = window->values.data() + (begin - window->begin) * dim;
+    std::copy_n(first, (end - begin) * dim, out);
+  };
+  return {num_items, dim, read};
+}
+
+ItemRows normalized_rows(ItemRows rows, const FeatureNormalization& normalization) {
+  return {rows.num_items, rows.dim, [rows, &normalization](int64_t begin, int64_t end, float* out) {
             rows.read(begin, end, out);
             normalization.apply(out, end - begin);
           }};
@@ -277,10 +305,12 @@ TokenizerFile build_tokenizer(const Corpus& corpus, const TokenizerConfig& confi
 
   const std::vector<FeatureSource> sources = configured_sources(corpus, config);
   const ItemRows fused = fused_rows(corpus, sources);
-  FeatureNormalization normalization = fit_normalization(
-      sources, fused, config.standardize == "per_source", config.batch_items, communicator);
+  FeatureNormalization normalization =
+      fit_normalization(sources, windowed_rows(fused, config.batch_items),
+                        config.standardize == "per_source", config.batch_items, communicator);
   ResidualKMeans fit =
-      residual_kmeans(normalized_rows(fused, normalization), config, communicator, on_progress);
+      residual_kmeans(windowed_rows(normalized_rows(fused, normalization), config.batch_items),
+                      config, communicator, on_progress);
 
   const int64_t num_levels = static_cast<int64_t>(config.levels.size());
   std::vector<int32_t> codes = append_disambiguation_codes(rows_of(fit.codes), num_levels);

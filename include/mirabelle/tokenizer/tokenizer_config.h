@@ -20,7 +20,7 @@ struct TokenizerConfig {
   int64_t initialization_sample = 16384;
   int64_t seed = 0;
   std::string collisions = "disambiguation_code";
-  int64_t batch_items = 4096;
+  int64_t batch_items = 16384;
 
   void visit(ConfigFields& fields);
   /// Throws a kUsage Error that names the field.
