@@ -1,3 +1,4 @@
 # The tests of apps/
 mirabelle_test(tokenizer_build_test SOURCES apps/tokenizer_build_test.cpp LIBS mirabelle_tokenizer
                APPS mirabelle-tokenizer-build)
+mirabelle_test(data_test SOURCES apps/data_test.cpp LIBS mirabelle_data APPS mirabelle-data)
