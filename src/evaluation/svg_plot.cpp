@@ -128,7 +128,8 @@ void draw_series(std::ostream& svg, const PlotSeries& series, const Points& poin
   if (points.empty()) return;
   std::string path;
   for (const auto& [x, y] : points) {
-    path += (path.empty() ? "M" : "L") + coordinate(frame.x(x)) + " " + coordinate(frame.y(y));
+    path += path.empty() ? 'M' : 'L';
+    path += coordinate(frame.x(x)) + " " + coordinate(frame.y(y));
   }
   if (series.filled) {
     const std::string bottom = coordinate(frame.y(std::max(0.0, frame.y_low)));

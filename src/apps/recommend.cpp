@@ -1,0 +1,148 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <iostream>
+#include <optional>
+
+#include "mirabelle/config/command_line.h"
+#include "mirabelle/core/progress.h"
+#include "mirabelle/core/table.h"
+#include "mirabelle/evaluation/html_report.h"
+#include "mirabelle/evaluation/predictions.h"
+#include "mirabelle/evaluation/user_histories.h"
+#include "trained_model.h"
+
+namespace {
+
+using namespace mirabelle;
+using nlohmann::json;
+
+constexpr int64_t kShownUsers = 3;
+
+constexpr const char* kSummary =
+    "Recommends the next items of users, after their whole histories. The configuration is the "
+    "checkpoint's own; --config and --set are laid over it.";
+constexpr const char* kExamples =
+    "mirabelle-recommend --set evaluation.checkpoint=run/train --user 17 --user 23\n"
+    "mpirun -n 2 mirabelle-recommend --set evaluation.checkpoint=run/train --output top10.jsonl";
+
+struct Arguments {
+  std::vector<std::string> users;
+  std::string output;
+  int64_t count = 10;
+};
+
+void add_options(CommandLine& command_line, Arguments& to) {
+  to = {};
+  CLI::App& app = command_line.app();
+  app.add_option("--user", to.users,
+                 "A user by the ID of the data set; may be repeated. Without it all users")
+      ->type_name("ID")
+      ->take_all()
+      ->expected(1)
+      ->allow_extra_args(false);
+  app.add_option("--count", to.count, "Items for each user")->capture_default_str();
+  app.add_option("--output", to.output,
+                 "Write JSON lines {\"user\", \"items\", \"scores\"}, ordered by user")
+      ->type_name("FILE");
+}
+
+/// The whole histories of some users, as queries.
+struct Queries {
+  Queries(const Corpus& corpus, std::span<const int64_t> users, bool exclude_history)
+      : histories(read_user_histories(corpus, users)), ids(read_user_ids(corpus, users)) {
+    for (int64_t i = 0; i < histories.num_users(); ++i) {
+      excluded.push_back(exclude_history ? distinct_items(histories.history(i))
+                                         : std::vector<int32_t>{});
+    }
+    for (int64_t i = 0; i < histories.num_users(); ++i) {
+      queries.push_back({histories.history(i), excluded[i]});
+    }
+  }
+  HistoryBlock histories;
+  std::vector<json> ids;
+  std::vector<std::vector<int32_t>> excluded;
+  std::vector<RecommendationQuery> queries;
+};
+
+void print_users(const Corpus& corpus, const Queries& asked, const RankedLists& lists,
+                 int64_t count) {
+  for (int64_t i = 0; i < lists.num_users(); ++i) {
+    const auto history = asked.histories.history(i);
+    std::cout << "\nUser " << id_text(asked.ids[i]) << ", after " << history.size() << " items"
+              << (history.empty() ? "" : ", last: " + item_title(corpus, history.back())) << "\n";
+    Table table({"", "item", "title", "log-probability"});
+    const auto items = lists.list(i);
+    for (size_t rank = 0; rank < std::min<size_t>(items.size(), count); ++rank) {
+      table.add_row({std::to_string(rank + 1), id_text(corpus.item_id(items[rank])),
+                     item_title(corpus, items[rank]),
+                     format_number(lists.list_scores(i)[rank], 3)});
+    }
+    table.print(std::cout);
+  }
+}
+
+int recommend(int argc, char** argv, const Communicator& world) {
+  Config config;
+  Arguments arguments;
+  CommandLine first("mirabelle-recommend", kSummary, kExamples, config.sections());
+  add_options(first, arguments);
+  if (const auto status = first.parse(argc, argv, world)) return *status;
+  config = checkpoint_config(config.evaluation);
+  CommandLine command_line("mirabelle-recommend", kSummary, kExamples, config.sections());
+  add_options(command_line, arguments);
+  if (const auto status = command_line.parse(argc, argv, world)) return *status;
+  const EvaluationConfig& evaluation = config.evaluation;
+  MIRABELLE_CHECK_USAGE(arguments.count > 0 && arguments.count <= evaluation.beam_size, "--count ",
+                        arguments.count, " must be between 1 and ", "evaluation.beam_size, ",
+                        evaluation.beam_size);
+
+  TrainedModel model(config);
+  const Corpus& corpus = model.corpus();
+  const Recommender recommender = model.recommender();
+  std::vector<int64_t> users = arguments.users.empty()
+                                   ? select_users(corpus, evaluation.max_users, evaluation.seed)
+                                   : find_users(corpus, arguments.users);
+  std::sort(users.begin(), users.end());
+  users.erase(std::unique(users.begin(), users.end()), users.end());
+  const auto num_users = static_cast<int64_t>(users.size());
+
+  if (!arguments.output.empty()) {
+    PredictionWriter writer(arguments.output, corpus, PredictionWriter::Targets::kUnknown, world);
+    Progress progress("recommend", world.rank() == 0);
+    for_each_block_of_rank(num_users, evaluation.batch_users, world.rank(), world.size(),
+                           [&](int64_t begin, int64_t end) {
+                             const auto block = std::span(users).subspan(begin, end - begin);
+                             const Queries asked(corpus, block, evaluation.exclude_history);
+                             const RankedLists lists = recommender(asked.queries);
+                             for (int64_t i = 0; i < end - begin; ++i) {
+                               const size_t size =
+                                   std::min<size_t>(lists.list(i).size(), arguments.count);
+                               writer.add(block[i], asked.ids[i], {}, lists.list(i).first(size),
+                                          lists.list_scores(i).first(size));
+                             }
+                             progress.update(end, num_users);
+                           });
+    writer.finish();
+  }
+  if (world.rank() != 0) return 0;
+  // On the terminal: all users that were named, else a few.
+  const int64_t num_shown = arguments.users.empty() ? std::min(kShownUsers, num_users) : num_users;
+  const Queries asked(corpus, std::span(users).first(num_shown), evaluation.exclude_history);
+  print_users(corpus, asked, recommender(asked.queries), arguments.count);
+  command_line.write_result({{"users", num_users},
+                             {"items", corpus.num_items()},
+                             {"count", arguments.count},
+                             {"output", arguments.output},
+                             {"checkpoint", model.folder().string()},
+                             {"config", to_yaml(config)},
+                             {"version", MIRABELLE_VERSION}});
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return mirabelle::run_main(
+      argc, argv, "mirabelle-recommend",
+      [&](const mirabelle::Communicator& world) { return recommend(argc, argv, world); });
+}

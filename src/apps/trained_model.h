@@ -1,0 +1,110 @@
+#pragma once
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "mirabelle/config/config.h"
+#include "mirabelle/core/error.h"
+#include "mirabelle/core/logging.h"
+#include "mirabelle/evaluation/beam_search.h"
+#include "mirabelle/evaluation/exact_scoring.h"
+#include "mirabelle/tokenizer/tokenizer_file.h"
+#include "mirabelle/training/checkpoint.h"
+
+namespace mirabelle {
+
+/// The configuration that a checkpoint was trained with, where evaluation.checkpoint says; what a
+/// command line sets is laid over it by parsing again.
+inline Config checkpoint_config(const EvaluationConfig& evaluation) {
+  const std::filesystem::path folder = find_checkpoint(evaluation.checkpoint);
+  return config_from_yaml(read_checkpoint_config(folder), folder.string());
+}
+
+/// A checkpoint, and the corpus that it recommends for, ready to rank items.
+class TrainedModel {
+ public:
+  /// `config` is resolved: the checkpoint's own with overrides. Throws a kUsage Error if it wants
+  /// another model than the checkpoint's, a kData Error if the corpus has other items.
+  explicit TrainedModel(const Config& config)
+      : folder_(find_checkpoint(config.evaluation.checkpoint)),
+        corpus_(config.data.corpus),
+        tokenizer_(read_tokenizer_file(folder_ / "tokenizer.h5")),
+        model_(checked_model(config), tokenizer_.ids.vocab_size(),
+               tokenizer_.ids.padded_vocab_size(), DType::kFloat32,
+               {batch_tokens(config), max_search_tokens(tokenizer_.ids, config.data.history_length),
+                /*training=*/false}) {
+    check_items();
+    read_checkpoint_tensors(folder_, model_.layout(),
+                            {.weights = model_.weights(), .exp_avg = {}, .exp_avg_sq = {}});
+    const EvaluationConfig& evaluation = config.evaluation;
+    if (evaluation.mode == "exact") {
+      scorer_ = std::make_unique<ExactScorer>(model_, tokenizer_.ids, config.data.history_length,
+                                              batch_tokens(config));
+      list_length_ = evaluation.beam_size;
+    } else {
+      search_ = std::make_unique<BeamSearch>(
+          model_, tokenizer_.ids,
+          BeamSearch::Limits{evaluation.beam_size, evaluation.batch_users,
+                             config.data.history_length});
+    }
+  }
+  TrainedModel(const TrainedModel&) = delete;
+  TrainedModel& operator=(const TrainedModel&) = delete;
+
+  const std::filesystem::path& folder() const { return folder_; }  ///< of the checkpoint
+  const Corpus& corpus() const { return corpus_; }
+  const TokenizerFile& tokenizer() const { return tokenizer_; }
+
+  /// Refers to this object.
+  Recommender recommender() {
+    return [this](std::span<const RecommendationQuery> queries) {
+      return search_ ? search_->search(queries, Stream())
+                     : scorer_->rank(queries, list_length_, Stream());
+    };
+  }
+
+ private:
+  /// Beam search has activations of its own; exact scoring fills batches of the model's.
+  int64_t batch_tokens(const Config& config) const {
+    const int64_t one = max_search_tokens(tokenizer_.ids, config.data.history_length);
+    return config.evaluation.mode == "exact" ? std::max<int64_t>(one, 8192) : one;
+  }
+
+  const TransformerConfig& checked_model(const Config& config) const {
+    const auto text = [](TransformerConfig model) {
+      return to_yaml({config_section("model", model)}, false);
+    };
+    const Config saved = config_from_yaml(read_checkpoint_config(folder_), folder_.string());
+    MIRABELLE_CHECK_USAGE(text(config.model) == text(saved.model),
+                          "the section `model` is not the ", "one that ", folder_.string(),
+                          " was trained with; leave it out");
+    return config.model;
+  }
+
+  void check_items() const {
+    MIRABELLE_CHECK_DATA(tokenizer_.ids.num_items() == corpus_.num_items(), folder_.string(),
+                         " knows ", tokenizer_.ids.num_items(), " items, ",
+                         corpus_.folder().string(), " has ", corpus_.num_items());
+    for (int64_t item = 0; item < corpus_.num_items(); ++item) {
+      MIRABELLE_CHECK_DATA(tokenizer_.item_ids[item] == corpus_.item_id(item).dump(), "item ", item,
+                           " is ", tokenizer_.item_ids[item], " in ", folder_.string(), " and ",
+                           corpus_.item_id(item).dump(), " in ", corpus_.folder().string());
+    }
+    if (tokenizer_.split_hash != corpus_.split_hash()) {
+      spdlog::warn("the tokenizer was built on another split (hash {}) than that of {} (hash {})",
+                   tokenizer_.split_hash, corpus_.folder().string(), corpus_.split_hash());
+    }
+  }
+
+  std::filesystem::path folder_;
+  Corpus corpus_;
+  TokenizerFile tokenizer_;
+  Transformer model_;
+  std::unique_ptr<BeamSearch> search_;
+  std::unique_ptr<ExactScorer> scorer_;
+  int64_t list_length_ = 0;
+};
+
+}  // namespace mirabelle
