@@ -46,6 +46,13 @@ Properties intermediate_groups() {
   return properties;
 }
 
+/// Without the time of writing, so that equal contents are equal files.
+Properties dataset_properties() {
+  Properties properties(H5Pcreate(H5P_DATASET_CREATE));
+  H5Pset_obj_track_times(properties.get(), false);
+  return properties;
+}
+
 /// HDF5 prints its error stack by default; we say one line instead. Nor shall it tidy up when the
 /// program ends: we close every file ourselves, and one that a full disk did not let us close would
 /// crash it there.
@@ -144,8 +151,9 @@ void Hdf5File::write(const std::string& name, const TensorView& values) {
   const auto extents = extents_of(values.shape);
   Space space(H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr));
   const Properties links = intermediate_groups();
+  const Properties properties = dataset_properties();
   Dataset dataset(H5Dcreate2(file_.get(), name.c_str(), native_type(values.dtype), space.get(),
-                             links.get(), H5P_DEFAULT, H5P_DEFAULT));
+                             links.get(), properties.get(), H5P_DEFAULT));
   if (!dataset) fail(name, "cannot create");
   if (!values.empty() && H5Dwrite(dataset.get(), native_type(values.dtype), H5S_ALL, H5S_ALL,
                                   H5P_DEFAULT, values.data) < 0) {
@@ -161,7 +169,7 @@ void Hdf5File::create_appendable(const std::string& name, const Shape& row, DTyp
   const int64_t row_bytes = row.num_elements() * size_in_bytes(dtype);
   chunk.insert(chunk.begin(), std::max<int64_t>(1, kChunkBytes / std::max<int64_t>(1, row_bytes)));
   Space space(H5Screate_simple(static_cast<int>(extents.size()), extents.data(), limits.data()));
-  Properties properties(H5Pcreate(H5P_DATASET_CREATE));
+  const Properties properties = dataset_properties();
   H5Pset_chunk(properties.get(), static_cast<int>(chunk.size()), chunk.data());
   const Properties links = intermediate_groups();
   Dataset dataset(H5Dcreate2(file_.get(), name.c_str(), native_type(dtype), space.get(),

@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <functional>
@@ -12,6 +13,7 @@
 #include <numeric>
 #include <set>
 #include <sstream>
+#include <thread>
 
 #include "mirabelle/core/error.h"
 #include "mirabelle/data/bayes_filter.h"
@@ -522,6 +524,7 @@ TEST_F(SyntheticCorpusTest, IsAPureFunctionOfTheSeedWhateverTheThreads) {
   const int threads = omp_get_max_threads();
   omp_set_num_threads(1);
   write_synthetic_corpus(folder_ / "one", config);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1100));  // no time of writing is kept
   omp_set_num_threads(3);
   write_synthetic_corpus(folder_ / "three", config);
   omp_set_num_threads(threads);
