@@ -92,7 +92,8 @@ struct EventRecord {
   static EventRecord read(std::string_view record, std::vector<float>& values) {
     EventRecord event{std::bit_cast<double>(read_ascending(record.data())), 0};
     std::memcpy(&event.item, record.data() + 16, sizeof event.item);
-    std::memcpy(values.data(), record.data() + 20, values.size() * sizeof(float));
+    std::copy_n(record.data() + 20, values.size() * sizeof(float),
+                reinterpret_cast<char*>(values.data()));
     return event;
   }
 };
