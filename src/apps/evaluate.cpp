@@ -160,6 +160,7 @@ int evaluate(int argc, char** argv, const Communicator& world) {
 
   TrainedModel model(config);
   const Corpus& corpus = model.corpus();
+  const json known = training_facts(model.folder());
   std::optional<CountingBaselines> baselines;
   if (config.evaluation.baselines) baselines.emplace(corpus);
   std::optional<PredictionWriter> predictions;
@@ -173,7 +174,7 @@ int evaluate(int argc, char** argv, const Communicator& world) {
   if (world.rank() != 0) return 0;
 
   json result = to_json(measured, corpus, config.evaluation, config.data.history_length);
-  result.update(training_facts(model.folder()));
+  result.update(known);
   result.update(ceiling(corpus, config.evaluation.split));
   result["config"] = to_yaml(config);
   result["version"] = MIRABELLE_VERSION;

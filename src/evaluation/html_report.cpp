@@ -29,6 +29,7 @@ h1 { font-size: 26px; margin: 0; } h2 { font-size: 19px; margin: 34px 0 10px; }
 .subtitle { color: #616e7c; margin: 2px 0 0; }
 .panel { background: #fff; border: 1px solid #e4e7eb; border-radius: 8px; padding: 16px 18px; }
 .row { display: flex; flex-wrap: wrap; gap: 18px; } .row > .panel { flex: 1 1 440px; }
+.thirds > .panel { flex: 1 1 270px; padding: 12px; }
 table { border-collapse: collapse; width: 100%; } th, td { padding: 5px 10px; text-align: right; }
 th { font-weight: 600; color: #52606d; border-bottom: 2px solid #e4e7eb; }
 td { border-bottom: 1px solid #edf0f3; } th:first-child, td:first-child { text-align: left; }
@@ -123,7 +124,7 @@ void write_training(std::ostream& out, const std::vector<json>& metrics) {
 void write_tokenizer(std::ostream& out, const json& report) {
   if (!report.is_object() || !report.contains("levels") || report["levels"].empty()) return;
   out << "<h2>Semantic IDs</h2>\n<p class='subtitle'>Items per code, codes sorted by use. A flat "
-         "curve uses all codes alike.</p>\n<div class='row'>\n";
+         "curve uses all codes alike.</p>\n<div class='row thirds'>\n";
   for (size_t level = 0; level < report["levels"].size(); ++level) {
     const json& values = report["levels"][level];
     auto counts = values.at("counts").get<std::vector<double>>();
@@ -135,11 +136,13 @@ void write_tokenizer(std::ostream& out, const json& report) {
     }
     out << panel(svg_plot(
         {.title = "Level " + std::to_string(level + 1) + ": " + text_of(values, "used") + " of " +
-                  text_of(values, "size") + " codes used, entropy " +
-                  format_number(100 * values.at("entropy").get<double>(), 1) + " % of the maximum",
+                  text_of(values, "size") + " codes used",
          .x_label = "codes, most used first",
-         .y_label = "items",
-         .series = {series}}));
+         .y_label = "items per code; entropy " +
+                    format_number(100 * values.at("entropy").get<double>(), 1) + " % of the most",
+         .series = {series},
+         .width = 310,
+         .height = 230}));
   }
   out << "</div>\n";
   if (!report.contains("disambiguation")) return;

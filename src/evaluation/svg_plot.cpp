@@ -32,6 +32,7 @@ size_t utf8_length(std::string_view text, size_t i) {
 /// A tick's number, with as many decimals as the ticks' distance needs.
 std::string tick_text(double value, double distance) {
   if (distance >= 1) return format_count(std::llround(value));
+  if (std::abs(value) < 1e-6 * distance) value = 0;  // no minus sign
   const int decimals = std::clamp(static_cast<int>(std::ceil(-std::log10(distance) - 1e-9)), 0, 9);
   return format_number(value, decimals);
 }
@@ -156,11 +157,11 @@ void draw_legend(std::ostream& svg, const Plot& plot, const Frame& frame) {
     const double y = Frame::kTop - 12;
     svg << "<text class='tick' text-anchor='end' x='" << coordinate(x) << "' y='" << y << "'>"
         << escape_html(series->name) << "</text>\n";
-    x -= 6.2 * static_cast<double>(display_width(series->name)) + 8;
+    x -= 7.2 * static_cast<double>(display_width(series->name)) + 6;
     svg << "<line x1='" << coordinate(x - 16) << "' x2='" << coordinate(x) << "' y1='" << y - 4
         << "' y2='" << y - 4 << "' stroke='" << series->color << "' stroke-width='2.5' "
         << "stroke-opacity='" << series->opacity << "'/>\n";
-    x -= 28;
+    x -= 30;
   }
 }
 
