@@ -149,19 +149,22 @@ void draw_series(std::ostream& svg, const PlotSeries& series, const Points& poin
   }
 }
 
-/// In one row at the right of the y label, so that it never covers a curve.
+/// In one row that ends at the right, above the curves, so that it never covers one. The widths of
+/// texts are estimates, on the safe side.
 void draw_legend(std::ostream& svg, const Plot& plot, const Frame& frame) {
+  const auto width = [](const PlotSeries& series) {
+    return series.name.empty() ? 0 : 36 + 6.6 * static_cast<double>(display_width(series.name));
+  };
   double x = frame.right();
-  for (auto series = plot.series.rbegin(); series != plot.series.rend(); ++series) {
-    if (series->name.empty()) continue;
+  for (const PlotSeries& series : plot.series) x -= width(series);
+  for (const PlotSeries& series : plot.series) {
+    if (series.name.empty()) continue;
     const double y = Frame::kTop - 12;
-    svg << "<text class='tick' text-anchor='end' x='" << coordinate(x) << "' y='" << y << "'>"
-        << escape_html(series->name) << "</text>\n";
-    x -= 7.2 * static_cast<double>(display_width(series->name)) + 6;
-    svg << "<line x1='" << coordinate(x - 16) << "' x2='" << coordinate(x) << "' y1='" << y - 4
-        << "' y2='" << y - 4 << "' stroke='" << series->color << "' stroke-width='2.5' "
-        << "stroke-opacity='" << series->opacity << "'/>\n";
-    x -= 30;
+    svg << "<line x1='" << coordinate(x + 10) << "' x2='" << coordinate(x + 26) << "' y1='" << y - 4
+        << "' y2='" << y - 4 << "' stroke='" << series.color << "' stroke-width='2.5' "
+        << "stroke-opacity='" << series.opacity << "'/><text class='tick' x='" << coordinate(x + 31)
+        << "' y='" << y << "'>" << escape_html(series.name) << "</text>\n";
+    x += width(series);
   }
 }
 

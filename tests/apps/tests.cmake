@@ -2,3 +2,7 @@
 mirabelle_test(tokenizer_build_test SOURCES apps/tokenizer_build_test.cpp LIBS mirabelle_tokenizer
                APPS mirabelle-tokenizer-build)
 mirabelle_test(data_test SOURCES apps/data_test.cpp LIBS mirabelle_data APPS mirabelle-data)
+mirabelle_test(evaluate_test SOURCES apps/evaluate_test.cpp LIBS mirabelle_config
+               APPS mirabelle-evaluate)
+mirabelle_test(recommend_test SOURCES apps/recommend_test.cpp LIBS mirabelle_config
+               APPS mirabelle-recommend)
