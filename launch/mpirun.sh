@@ -11,7 +11,7 @@ shift
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((ranks < cores ? cores / ranks : 1))}
 
-flags=(-n "$ranks" --bind-to none) # threads of a rank may use any core
+flags=(-q -n "$ranks" --bind-to none) # one line per error; threads of a rank may use any core
 if ((ranks > cores)); then         # waiting ranks must leave the core to those that work
   flags+=(--oversubscribe --mca mpi_yield_when_idle 1)
 fi

@@ -42,6 +42,13 @@ done
 [[ -z $data || -d $data ]] || fail "--data: '$data' is not a folder"
 [[ -z $config || -f $config ]] || fail "--config: '$config' is not a file"
 
+# The global batch of configs/quickstart.yaml is 4 parts of 2,048 tokens, which the ranks share evenly.
+batch=()
+if [[ -z $config ]] && ((4 % ranks != 0)); then
+  parts=$(((4 + ranks - 1) / ranks * ranks))
+  batch=(--set "training.global_batch_tokens=$((parts * 2048))")
+fi
+
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 config=${config:-$root/configs/quickstart.yaml}
 bin=$root/build/cpu/bin
@@ -54,7 +61,7 @@ mkdir -p "$output"
 # Every program reads the same configuration; these are the paths and the time.
 settings=(--config "$config" --set "data.corpus=$output/corpus" --set "tokenizer.file=$output/tokenizer.h5"
   --set "training.output=$output/train" --set "training.seed=$seed"
-  --set "training.max_wall_seconds=$(awk "BEGIN { print 60 * $minutes }")")
+  --set "training.max_wall_seconds=$(awk "BEGIN { print 60 * $minutes }")" "${batch[@]}")
 
 if [[ -n $data ]]; then
   step "import $data"

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -53,8 +54,15 @@ void AtomicPath::commit() {
   }
   sync_to_disk(partial_);
   std::error_code error;
-  if (is_folder) fs::remove_all(target_, error);  // rename replaces a file, but not a full folder
-  fs::rename(partial_, target_, error);
+  // A rename replaces a file, but not a full folder: that changes places with the new one first, so
+  // that at every moment a whole folder stands at the target.
+  if (is_folder && fs::exists(target_) &&
+      ::renameat2(AT_FDCWD, partial_.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) == 0) {
+    fs::remove_all(partial_, error);
+  } else {
+    if (is_folder) fs::remove_all(target_, error);  // a file system that cannot exchange
+    fs::rename(partial_, target_, error);
+  }
   MIRABELLE_CHECK(!error, target_.string(), ": cannot put in place: ", error.message());
   committed_ = true;
 }
