@@ -38,6 +38,7 @@ class CheckpointTest : public ::testing::Test {
     state_.tokens = 678;
     state_.seconds = 1.0 / 3;
     state_.best_ndcg = 0.1;
+    state_.best_recall = 0.2;
     state_.best_step = 8;
   }
 
@@ -83,6 +84,7 @@ TEST_F(CheckpointTest, GivesBackEveryBit) {
   EXPECT_EQ(state.tokens, 678);
   EXPECT_EQ(state.seconds, 1.0 / 3);
   EXPECT_EQ(state.best_ndcg, 0.1);
+  EXPECT_EQ(state.best_recall, 0.2);
   EXPECT_EQ(state.best_step, 8);
   EXPECT_FALSE(state.finished);
   EXPECT_EQ(read_checkpoint_config(folder), "a: 1\n");
