@@ -27,7 +27,7 @@ json to_json(const TrainingState& state) {
       {"seconds", state.seconds},
       {"step_seconds", state.step_seconds},
       {"best_ndcg", state.best_ndcg},
-          {"best_recall", state.best_recall},
+      {"best_recall", state.best_recall},
       {"best_step", state.best_step},
       {"validations_since_best", state.validations_since_best},
       {"finished", state.finished}};
