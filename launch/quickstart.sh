@@ -13,7 +13,8 @@ usage: launch/quickstart.sh [--data DIR] [--ranks N] [--minutes M] [--output DIR
   --output DIR   everything goes there (runs/quickstart)
   --json FILE    also write the result there, for machines
   --seed S       of weights, dropout and data order (0)
-  --config FILE  model and training (configs/quickstart.yaml)
+  --config FILE  model and training (configs/quickstart.yaml; without --data
+                 configs/synthetic/semantic_ids.yaml)
 
 DIR holds afterwards: corpus/ tokenizer.h5 train/ result.json predictions.jsonl report.html
 TEXT
@@ -42,15 +43,18 @@ done
 [[ -z $data || -d $data ]] || fail "--data: '$data' is not a folder"
 [[ -z $config || -f $config ]] || fail "--config: '$config' is not a file"
 
-# The global batch of configs/quickstart.yaml is 4 parts of 2,048 tokens, which the ranks share evenly.
-batch=()
-if [[ -z $config ]] && ((4 % ranks != 0)); then
-  parts=$(((4 + ranks - 1) / ranks * ranks))
-  batch=(--set "training.global_batch_tokens=$((parts * 2048))")
-fi
-
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-config=${config:-$root/configs/quickstart.yaml}
+if [[ -z $config ]]; then
+  config=$root/configs/quickstart.yaml
+  [[ -n $data ]] || config=$root/configs/synthetic/semantic_ids.yaml
+fi
+# The ranks share the parts of a global batch evenly.
+batch=()
+micro=$(sed -n 's/^ *micro_batch_tokens: *\([0-9]*\).*/\1/p' "$config")
+global=$(sed -n 's/^ *global_batch_tokens: *\([0-9]*\).*/\1/p' "$config")
+if [[ -n $micro && -n $global ]] && ((global / micro % ranks != 0)); then
+  batch=(--set "training.global_batch_tokens=$(((global / micro + ranks - 1) / ranks * ranks * micro))")
+fi
 bin=$root/build/cpu/bin
 step() { printf '\n== %s\n' "$*"; }
 run() { "$root/launch/mpirun.sh" "$ranks" "$@"; }
