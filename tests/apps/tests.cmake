@@ -6,3 +6,5 @@ mirabelle_test(evaluate_test SOURCES apps/evaluate_test.cpp LIBS mirabelle_confi
                APPS mirabelle-evaluate)
 mirabelle_test(recommend_test SOURCES apps/recommend_test.cpp LIBS mirabelle_config
                APPS mirabelle-recommend)
+mirabelle_test(train_test SOURCES apps/train_test.cpp LIBS mirabelle_core
+               APPS mirabelle-data mirabelle-tokenizer-build mirabelle-train mirabelle-evaluate)

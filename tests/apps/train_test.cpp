@@ -1,0 +1,157 @@
+// The whole line with the real executables: data, tokenizer, training, evaluation.
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "mirabelle/core/files.h"
+#include "support/temporary_folder.h"
+
+namespace mirabelle {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+class TrainProgramTest : public ::testing::Test {
+ protected:
+  TrainProgramTest() {
+    folder.write("tiny.yaml", R"(
+data: {corpus: corpus, history_length: 8}
+tokenizer: {file: tokenizer.h5, levels: [12, 12]}
+model: {hidden_size: 32, num_layers: 2, num_heads: 4, num_kv_heads: 2, ffn_hidden_size: 64, dropout: 0.1}
+training: {output: run, max_steps: 40, warmup_steps: 5, micro_batch_tokens: 256,
+           global_batch_tokens: 1024, max_sequence_tokens: 60, log_every_steps: 1,
+           validation_every_steps: 20, validation_users: 50, checkpoint_every_steps: 10}
+)");
+    EXPECT_EQ(run("mirabelle-data synth --output corpus --set synthetic.num_users=300 --set "
+                  "synthetic.num_items=200 --set synthetic.branching=[4,4]"),
+              0)
+        << output();
+    EXPECT_EQ(run("mirabelle-tokenizer-build --config tiny.yaml"), 0) << output();
+  }
+
+  std::string shell(const std::string& program, int ranks) const {
+    const std::string launcher =
+        ranks == 1 ? ""
+                   : "mpirun -q --oversubscribe --bind-to none -n " + std::to_string(ranks) + " ";
+    return "cd " + folder.path().string() +
+           " && export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 "
+           "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 && " +
+           launcher + MIRABELLE_BIN "/" + program + " > out.txt 2>&1";
+  }
+  int run(const std::string& program, int ranks = 1) const {
+    return WEXITSTATUS(std::system(shell(program, ranks).c_str()));
+  }
+  std::string output() const { return read_text_file(folder / "out.txt"); }
+
+  std::vector<std::string> losses(const std::string& run_folder) const {
+    std::vector<std::string> values;
+    std::ifstream file(folder / (run_folder + "/metrics.jsonl"));
+    for (std::string line; std::getline(file, line);) {
+      const size_t begin = line.find("\"loss\":");
+      if (begin == std::string::npos) continue;
+      values.push_back(line.substr(begin, line.find(',', begin) - begin));
+    }
+    return values;
+  }
+
+  testing::TemporaryFolder folder;
+};
+
+TEST_F(TrainProgramTest, LearnsAndEvaluatesOnTwoRanks) {
+  ASSERT_EQ(run("mirabelle-train --config tiny.yaml --json summary.json", 2), 0) << output();
+  const std::vector<std::string> loss = losses("run");
+  ASSERT_EQ(loss.size(), 40u);
+  EXPECT_LT(std::stod(loss.back().substr(7)), 0.8 * std::stod(loss.front().substr(7)));
+  const json summary = json::parse(read_text_file(folder / "summary.json"));
+  EXPECT_EQ(summary["train_steps"], 40);
+  EXPECT_EQ(summary["ranks"], 2);
+  EXPECT_GT(summary["best_validation_recall@10"].get<double>(), 0);
+
+  ASSERT_EQ(run("mirabelle-evaluate --set evaluation.checkpoint=run --json result.json "
+                "--predictions predictions.jsonl --report report.html",
+                2),
+            0)
+      << output();
+  const json result = json::parse(read_text_file(folder / "result.json"));
+  EXPECT_EQ(result["users"], 300);
+  EXPECT_EQ(result["train_steps"], 40);
+  EXPECT_GT(result["recall@10"].get<double>(), 2 * 10.0 / 200);  // twice a guess of ten items
+  EXPECT_LT(result["recall@10"].get<double>(), result["ceiling_recall@10"].get<double>());
+}
+
+TEST_F(TrainProgramTest, ItsOwnConfigurationRunsAgainToTheSameBits) {
+  ASSERT_EQ(run("mirabelle-train --config tiny.yaml"), 0) << output();
+  const std::vector<std::string> first = losses("run");
+  ASSERT_EQ(run("mirabelle-train --config run/config.yaml"), 0) << output();
+  EXPECT_EQ(losses("run"), first);
+  EXPECT_EQ(losses("run/previous-1"), first);
+}
+
+TEST_F(TrainProgramTest, AKilledRunGoesOnToTheSameBits) {
+  ASSERT_EQ(run("mirabelle-train --config tiny.yaml --set training.output=whole"), 0) << output();
+  const pid_t child = fork();
+  if (child == 0) {
+    setpgid(0, 0);
+    execl("/bin/sh", "sh", "-c", shell("mirabelle-train --config tiny.yaml", 1).c_str(), nullptr);
+    _exit(127);
+  }
+  setpgid(child, child);
+  const fs::path checkpoint = folder / "run/checkpoints/step-00000010";
+  for (int wait = 0; wait < 6000 && !fs::exists(checkpoint); ++wait) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  kill(-child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  ASSERT_TRUE(fs::exists(checkpoint)) << output();
+  ASSERT_EQ(run("mirabelle-train --config tiny.yaml"), 0) << output();
+  EXPECT_EQ(losses("run"), losses("whole"));
+}
+
+TEST_F(TrainProgramTest, FitsItsStepsIntoTheTime) {
+  ASSERT_EQ(run("mirabelle-train --config tiny.yaml --set training.max_steps=1000000 --set "
+                "training.max_wall_seconds=6 --set training.fit_steps_to_wall_time=true --json "
+                "summary.json"),
+            0)
+      << output();
+  const json summary = json::parse(read_text_file(folder / "summary.json"));
+  EXPECT_LT(summary["train_seconds"].get<double>(), 12);
+  const std::string config = read_text_file(folder / "run/config.yaml");
+  EXPECT_NE(config.find("fit_steps_to_wall_time: false"), std::string::npos);
+  EXPECT_EQ(config.find("max_steps: 1000000"), std::string::npos);
+}
+
+TEST_F(TrainProgramTest, BenchmarksAgainstTheMatrixProduct) {
+  ASSERT_EQ(run("mirabelle-train --config tiny.yaml --benchmark --json benchmark.json", 2), 0)
+      << output();
+  const json result = json::parse(read_text_file(folder / "benchmark.json"));
+  EXPECT_EQ(result["ranks"], 2);
+  EXPECT_GT(result["matmul_1024_gflops"].get<double>(), 0.1);
+  EXPECT_GT(result["tokens_per_second"].get<double>(), 1);
+  EXPECT_FALSE(fs::exists(folder / "run"));
+}
+
+TEST_F(TrainProgramTest, RefusesWhatCannotBeTrainedInOneLine) {
+  auto refused = [&](const std::string& arguments, int status, const std::string& part) {
+    EXPECT_EQ(run("mirabelle-train --config tiny.yaml " + arguments), status) << arguments;
+    EXPECT_NE(output().find(part), std::string::npos) << output();
+    EXPECT_EQ(output().find("mirabelle-train: "), output().rfind("mirabelle-train: ")) << output();
+  };
+  refused("--set training.learning_rat=1", 2, "training.learning_rate");
+  refused("--set parallel.tensor_parallel_size=2", 2, "tensor_parallel_size must be 1");
+  refused("--set model.num_heads=5", 2, "model.hidden_size 32");
+  refused("--set data.corpus=", 2, "data.corpus");
+  refused("--set data.corpus=nowhere", 3, "nowhere");
+  refused("--set tokenizer.file=nowhere.h5", 3, "nowhere.h5: no such file");
+  refused("--set tokenizer.file=tiny.yaml", 3, "tiny.yaml");
+  EXPECT_FALSE(fs::exists(folder / "run"));
+}
+
+}  // namespace
+}  // namespace mirabelle
