@@ -73,7 +73,8 @@ Trainer::Trainer(const TrainingConfig& config, const ParallelConfig& parallel, T
       validate_(std::move(validate)),
       tokenizer_file_(std::move(tokenizer_file)),
       stream_(model.device()),
-      optimizer_(model.layout(), config, model.dtype(), model.device()) {
+      optimizer_(model.layout(), config, model.dtype(), model.device()),
+      start_(now_seconds()) {
   MIRABELLE_CHECK_USAGE(config.num_parts() % group_.size() == 0,
                         "training.global_batch_tokens / training.micro_batch_tokens is ",
                         config.num_parts(), " parts, which must be divisible by the ",
@@ -103,9 +104,7 @@ Trainer::StepResult Trainer::train_step(double learning_rate) {
     sums[1] += model_.training_flops(sequence_lengths(part));
   }
   reducer.finish(stream_);
-  if (group_.rank() == 0 && config_.max_wall_seconds > 0) {
-    sums[2] = now_seconds() - run_start_ >= config_.max_wall_seconds;
-  }
+  if (group_.rank() == 0) sums[2] = is_out_of_time();
   group_.all_reduce(view_of(sums, {3}), ReduceOp::kSum, stream_);
   result.loss = sums[0] / static_cast<double>(step.num_tokens);
   result.flops = sums[1];
@@ -117,6 +116,13 @@ Trainer::StepResult Trainer::train_step(double learning_rate) {
   result.tokens = step.num_tokens;
   result.seconds = now_seconds() - start;
   return result;
+}
+
+/// Leaves time for the last validation and checkpoint.
+bool Trainer::is_out_of_time() const {
+  return config_.max_wall_seconds > 0 &&
+         now_seconds() - start_ + validation_seconds_ + checkpoint_seconds_ >=
+             config_.max_wall_seconds;
 }
 
 std::vector<Trainer::StepTiming> Trainer::time_steps(int64_t num_steps) {
@@ -135,9 +141,8 @@ std::vector<Trainer::StepTiming> Trainer::time_steps(int64_t num_steps) {
 }
 
 int64_t Trainer::steps_that_fit() {
-  constexpr double kReserve = 0.95;
+  constexpr double kReserve = 0.93;  // shared machines slow down now and then
   constexpr int kValidations = 10;
-  const double start = now_seconds();
   time_steps(2);  // warms up
   std::vector<double> seconds;
   while (seconds.size() < 5 || (seconds.size() < 100 && seconds.size() * seconds.front() <
@@ -150,15 +155,15 @@ int64_t Trainer::steps_that_fit() {
 
   const double before_validation = now_seconds();
   if (validate_) validate_();
-  const double validation_seconds = now_seconds() - before_validation;
-  double available = kReserve * config_.max_wall_seconds - kValidations * validation_seconds -
-                     (now_seconds() - start);
+  validation_seconds_ = now_seconds() - before_validation;
+  double available = kReserve * config_.max_wall_seconds - kValidations * validation_seconds_ -
+                     (now_seconds() - start_);
   group_.broadcast(view_of(&available, {1}), 0, stream_);
   const int64_t steps =
       std::clamp<int64_t>(static_cast<int64_t>(available / step_seconds), 1, config_.max_steps);
   if (group_.rank() == 0) {
     spdlog::info("a step takes {:.3f} s, a validation {:.1f} s: {} steps fit in {:.0f} s",
-                 step_seconds, validation_seconds, steps, config_.max_wall_seconds);
+                 step_seconds, validation_seconds_, steps, config_.max_wall_seconds);
   }
   return steps;
 }
@@ -173,7 +178,6 @@ void Trainer::set_schedule(int64_t max_steps, int64_t warmup_steps, int64_t vali
 }
 
 json Trainer::run(const std::string& config_text) {
-  run_start_ = now_seconds();
   prepare_output(config_text);
   Progress progress("train", group_.rank() == 0, 30);
   std::string reason = reason_to_stop(false);
@@ -184,7 +188,7 @@ json Trainer::run(const std::string& config_text) {
     state_.cursor = loader_.cursor();
     state_.tokens += result.tokens;
     state_.step_seconds += result.seconds;
-    state_.seconds = seconds_before_run_ + now_seconds() - run_start_;
+    state_.seconds = seconds_before_start_ + now_seconds() - start_;
     last_loss_ = result.loss;
     if (state_.step % config_.log_every_steps == 0 || state_.step == 1 ||
         state_.step == config_.max_steps) {
@@ -240,13 +244,14 @@ void Trainer::prepare_output(const std::string& config_text) {
     }
   }
   loader_.seek(state_.cursor);
-  seconds_before_run_ = state_.seconds;
+  seconds_before_start_ = state_.seconds;
 }
 
 void Trainer::validate_now() {
   const double start = now_seconds();
   const ValidationFigures figures = validate_();
-  state_.seconds = seconds_before_run_ + now_seconds() - run_start_;
+  validation_seconds_ = now_seconds() - start;
+  state_.seconds = seconds_before_start_ + now_seconds() - start_;
   const bool is_best = figures.ndcg_at_10 > state_.best_ndcg;
   if (is_best) {
     state_.best_ndcg = figures.ndcg_at_10;
@@ -263,12 +268,13 @@ void Trainer::validate_now() {
                {"validation",
                 {{"recall@10", figures.recall_at_10},
                  {"ndcg@10", figures.ndcg_at_10},
-                 {"seconds", now_seconds() - start}}}});
+                 {"seconds", validation_seconds_}}}});
   spdlog::info("step {}: loss {:.4f}, validation recall@10 {:.4f}, NDCG@10 {:.4f}{}", state_.step,
                last_loss_, figures.recall_at_10, figures.ndcg_at_10, is_best ? " (best)" : "");
 }
 
 void Trainer::save_checkpoint() {
+  const double start = now_seconds();
   if (group_.rank() == 0) {
     write_checkpoint(checkpoint_folder(config_.output, state_.step), state_, model_.layout(),
                      {model_.weights(), optimizer_.exp_avg(), optimizer_.exp_avg_sq()},
@@ -276,6 +282,7 @@ void Trainer::save_checkpoint() {
     remove_old_checkpoints(config_.output, config_.keep_checkpoints);
   }
   group_.barrier();
+  checkpoint_seconds_ = now_seconds() - start;
 }
 
 void Trainer::log_step(const StepResult& result, double learning_rate) {

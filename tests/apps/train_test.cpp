@@ -25,7 +25,7 @@ class TrainProgramTest : public ::testing::Test {
 data: {corpus: corpus, history_length: 8}
 tokenizer: {file: tokenizer.h5, levels: [12, 12]}
 model: {hidden_size: 32, num_layers: 2, num_heads: 4, num_kv_heads: 2, ffn_hidden_size: 64, dropout: 0.1}
-training: {output: run, max_steps: 40, warmup_steps: 5, micro_batch_tokens: 256,
+training: {output: run, max_steps: 40, warmup_steps: 5, learning_rate: 8.0e-3, micro_batch_tokens: 256,
            global_batch_tokens: 1024, max_sequence_tokens: 60, log_every_steps: 1,
            validation_every_steps: 20, validation_users: 50, checkpoint_every_steps: 10}
 )");

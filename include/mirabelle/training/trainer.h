@@ -54,9 +54,9 @@ class Trainer {
   const TrainingConfig& config() const { return config_; }
 
   /// Trains from the newest checkpoint of the output folder, if there is an unfinished one, to
-  /// max_steps, max_wall_seconds or early stop. A finished run that stands there is moved aside.
-  /// `config_text` is saved as config.yaml and in every checkpoint. Returns the summary that is
-  /// also written to summary.json. Collective.
+  /// max_steps, max_wall_seconds (since the trainer was made) or early stop. A finished run that
+  /// stands there is moved aside. `config_text` is saved as config.yaml and in every checkpoint.
+  /// Returns the summary that is also written to summary.json. Collective.
   nlohmann::json run(const std::string& config_text);
 
  private:
@@ -69,6 +69,7 @@ class Trainer {
     bool out_of_time = false;
   };
   StepResult train_step(double learning_rate);
+  bool is_out_of_time() const;
   void prepare_output(const std::string& config_text);
   void validate_now();
   void save_checkpoint();
@@ -88,7 +89,9 @@ class Trainer {
   Optimizer optimizer_;
   TrainingState state_;
   std::string config_text_;
-  double run_start_ = 0, seconds_before_run_ = 0;
+  double start_;                     // of this process's clock: when the trainer was made
+  double seconds_before_start_ = 0;  // spent by the processes before it
+  double validation_seconds_ = 0, checkpoint_seconds_ = 0;  // the newest of each took so long
   double last_loss_ = 0;
 };
 
