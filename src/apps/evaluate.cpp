@@ -150,11 +150,8 @@ void write_report(const std::string& path, const json& result, TrainedModel& mod
 int evaluate(int argc, char** argv, const Communicator& world) {
   Config config;
   Arguments arguments;
-  CommandLine first("mirabelle-evaluate", kSummary, kExamples, config.sections());
-  add_options(first, arguments);
-  if (const auto status = first.parse(argc, argv, world)) return *status;
-  config = checkpoint_config(config.evaluation);
   CommandLine command_line("mirabelle-evaluate", kSummary, kExamples, config.sections());
+  command_line.set_base([&] { take_checkpoint_config(config); });
   add_options(command_line, arguments);
   if (const auto status = command_line.parse(argc, argv, world)) return *status;
 

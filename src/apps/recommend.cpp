@@ -1,7 +1,6 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <iostream>
-#include <optional>
 
 #include "mirabelle/config/command_line.h"
 #include "mirabelle/core/progress.h"
@@ -32,7 +31,6 @@ struct Arguments {
 };
 
 void add_options(CommandLine& command_line, Arguments& to) {
-  to = {};
   CLI::App& app = command_line.app();
   app.add_option("--user", to.users,
                  "A user by the ID of the data set; may be repeated. Without it all users")
@@ -84,11 +82,8 @@ void print_users(const Corpus& corpus, const Queries& asked, const RankedLists& 
 int recommend(int argc, char** argv, const Communicator& world) {
   Config config;
   Arguments arguments;
-  CommandLine first("mirabelle-recommend", kSummary, kExamples, config.sections());
-  add_options(first, arguments);
-  if (const auto status = first.parse(argc, argv, world)) return *status;
-  config = checkpoint_config(config.evaluation);
   CommandLine command_line("mirabelle-recommend", kSummary, kExamples, config.sections());
+  command_line.set_base([&] { take_checkpoint_config(config); });
   add_options(command_line, arguments);
   if (const auto status = command_line.parse(argc, argv, world)) return *status;
   const EvaluationConfig& evaluation = config.evaluation;

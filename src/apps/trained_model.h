@@ -15,11 +15,12 @@
 
 namespace mirabelle {
 
-/// The configuration that a checkpoint was trained with, where evaluation.checkpoint says; what a
-/// command line sets is laid over it by parsing again.
-inline Config checkpoint_config(const EvaluationConfig& evaluation) {
-  const std::filesystem::path folder = find_checkpoint(evaluation.checkpoint);
-  return config_from_yaml(read_checkpoint_config(folder), folder.string());
+/// Replaces `config` by the one that evaluation.checkpoint was trained with, if it names any: the
+/// base of a command line (CommandLine::set_base).
+inline void take_checkpoint_config(Config& config) {
+  if (config.evaluation.checkpoint.empty()) return;
+  const std::filesystem::path folder = find_checkpoint(config.evaluation.checkpoint);
+  config = config_from_yaml(read_checkpoint_config(folder), folder.string());
 }
 
 /// A checkpoint, and the corpus that it recommends for, ready to rank items.

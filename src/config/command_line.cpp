@@ -105,10 +105,18 @@ std::string CommandLine::answer_or_read(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     throw_error(ErrorKind::kUsage, error.what(), " (see ", name_, " --help)");
   }
+  read_sections();
+  if (base_) {
+    base_();
+    read_sections();
+  }
+  return print_config_ ? to_yaml(sections_, true) : "";
+}
+
+void CommandLine::read_sections() {
   if (!config_file_.empty()) read_yaml_file(config_file_, sections_);
   for (const std::string& assignment : overrides_) apply_override(assignment, sections_);
   for (const ConfigSection& section : sections_) section.check();
-  return print_config_ ? to_yaml(sections_, true) : "";
 }
 
 std::optional<int> CommandLine::parse(int argc, char** argv, const Communicator& world) {
@@ -116,6 +124,7 @@ std::optional<int> CommandLine::parse(int argc, char** argv, const Communicator&
   try {
     answer = answer_or_read(argc, argv);
   } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kUsage) throw;
     refusal = error.what();
   }
   // The ranks agree before any of them ends: a file may be missing on one node only.

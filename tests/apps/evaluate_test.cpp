@@ -64,6 +64,12 @@ TEST_F(EvaluateProgramTest, OverridesLieOverTheCheckpointsConfiguration) {
   EXPECT_NE(output().find("validation split"), std::string::npos);
 }
 
+TEST_F(EvaluateProgramTest, PrintsTheCheckpointsConfigurationWithTheOverrides) {
+  ASSERT_EQ(evaluate("--print-config --set evaluation.beam_size=11"), 0) << output();
+  EXPECT_NE(output().find("history_length: 5 "), std::string::npos) << output();
+  EXPECT_NE(output().find("beam_size: 11 "), std::string::npos) << output();
+}
+
 TEST_F(EvaluateProgramTest, TwoRanksPredictWhatOneDoes) {
   ASSERT_EQ(evaluate("--json one.json --predictions one.jsonl"), 0) << output();
   ASSERT_EQ(evaluate("--json two.json --predictions two.jsonl", 2), 0) << output();

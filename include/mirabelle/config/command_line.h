@@ -44,6 +44,11 @@ class CommandLine {
   /// subcommand.
   CLI::App& app() { return *app_; }
 
+  /// For programs whose configuration starts from another one than the defaults: `base` is called
+  /// once the file and the overrides were read, may set every section anew by what they said, and
+  /// then they are laid over it. An Error of its own that is not of usage leaves `parse`.
+  void set_base(std::function<void()> base) { base_ = std::move(base); }
+
   /// Reads the command line, then the file, then the overrides into the sections and checks each. A
   /// value is the exit status with which all ranks shall end at once: --help, --version and
   /// --print-config were answered (0), or some rank's command line or configuration was refused
@@ -55,10 +60,12 @@ class CommandLine {
 
  private:
   std::string answer_or_read(int argc, char** argv);
+  void read_sections();
 
   std::string name_;
   std::unique_ptr<CLI::App> app_;
   std::vector<ConfigSection> sections_;
+  std::function<void()> base_;
   std::string config_file_;
   std::vector<std::string> overrides_;
   std::string json_file_;
