@@ -116,9 +116,10 @@ void fit_schedule(TrainingRun& run, Config& config) {
                              saved.training.validation_every_steps,
                              saved.training.checkpoint_every_steps);
   } else {
-    const int64_t steps = run.trainer.steps_that_fit();
-    const int64_t tenth = std::max<int64_t>(1, (steps + 9) / 10);
-    run.trainer.set_schedule(steps, std::min(config.training.warmup_steps, tenth), tenth, tenth);
+    const Trainer::TimePlan plan = run.trainer.plan_for_wall_time();
+    const auto part = [&](int64_t count) { return (plan.steps + count - 1) / count; };
+    run.trainer.set_schedule(plan.steps, std::min(config.training.warmup_steps, part(10)),
+                             part(plan.validations), part(10));
   }
   config.training = run.trainer.config();
 }

@@ -140,9 +140,10 @@ std::vector<Trainer::StepTiming> Trainer::time_steps(int64_t num_steps) {
   return timings;
 }
 
-int64_t Trainer::steps_that_fit() {
+Trainer::TimePlan Trainer::plan_for_wall_time() {
   constexpr double kReserve = 0.93;  // shared machines slow down now and then
-  constexpr int kValidations = 10;
+  constexpr double kValidationShare = 0.05;
+  constexpr int64_t kMaxValidations = 10;
   time_steps(2);  // warms up
   std::vector<double> seconds;
   while (seconds.size() < 5 || (seconds.size() < 100 && seconds.size() * seconds.front() <
@@ -156,16 +157,23 @@ int64_t Trainer::steps_that_fit() {
   const double before_validation = now_seconds();
   if (validate_) validate_();
   validation_seconds_ = now_seconds() - before_validation;
-  double available = kReserve * config_.max_wall_seconds - kValidations * validation_seconds_ -
-                     (now_seconds() - start_);
-  group_.broadcast(view_of(&available, {1}), 0, stream_);
-  const int64_t steps =
+  double measured[2] = {validation_seconds_, now_seconds() - start_};
+  group_.broadcast(view_of(measured, {2}), 0, stream_);
+  const double limit = config_.max_wall_seconds;
+  const double affordable = kValidationShare * limit / std::max(measured[0], 1e-3);
+  TimePlan plan;
+  plan.validations = std::clamp<int64_t>(static_cast<int64_t>(affordable), 1, kMaxValidations);
+  const double available =
+      kReserve * limit - static_cast<double>(plan.validations) * measured[0] - measured[1];
+  plan.steps =
       std::clamp<int64_t>(static_cast<int64_t>(available / step_seconds), 1, config_.max_steps);
   if (group_.rank() == 0) {
-    spdlog::info("a step takes {:.3f} s, a validation {:.1f} s: {} steps fit in {:.0f} s",
-                 step_seconds, validation_seconds_, steps, config_.max_wall_seconds);
+    spdlog::info(
+        "a step takes {:.3f} s, a validation {:.1f} s: {} steps and {} validations fit "
+        "in {:.0f} s",
+        step_seconds, validation_seconds_, plan.steps, plan.validations, limit);
   }
-  return steps;
+  return plan;
 }
 
 void Trainer::set_schedule(int64_t max_steps, int64_t warmup_steps, int64_t validation_every_steps,

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <thread>
 
 #include "mirabelle/core/files.h"
@@ -125,6 +126,18 @@ TEST_F(TrainProgramTest, FitsItsStepsIntoTheTime) {
   const std::string config = read_text_file(folder / "run/config.yaml");
   EXPECT_NE(config.find("fit_steps_to_wall_time: false"), std::string::npos);
   EXPECT_EQ(config.find("max_steps: 1000000"), std::string::npos);
+  // the validations are evenly spaced, and the last step is one
+  int64_t validations = 0, last = 0;
+  std::istringstream lines(read_text_file(folder / "run/metrics.jsonl"));
+  for (std::string line; std::getline(lines, line);) {
+    const json entry = json::parse(line);
+    if (!entry.contains("validation")) continue;
+    ++validations;
+    last = entry["step"];
+  }
+  EXPECT_GE(validations, 1);
+  EXPECT_LE(validations, 10);
+  EXPECT_EQ(last, summary["train_steps"]);
 }
 
 TEST_F(TrainProgramTest, BenchmarksAgainstTheMatrixProduct) {

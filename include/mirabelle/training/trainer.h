@@ -44,9 +44,13 @@ class Trainer {
   };
   std::vector<StepTiming> time_steps(int64_t num_steps);
 
-  /// The number of steps that max_wall_seconds leaves time for, by timing some, with ten
-  /// validations and some reserve; at most max_steps. The same on all ranks. Collective.
-  int64_t steps_that_fit();
+  /// What max_wall_seconds leaves time for, by timing some steps and a validation, with some
+  /// reserve: one to ten validations, in no more than a twentieth of the time if there are several,
+  /// and steps for the rest; at most max_steps. The same on all ranks. Collective.
+  struct TimePlan {
+    int64_t steps = 0, validations = 0;
+  };
+  TimePlan plan_for_wall_time();
 
   /// Replaces these fields of the configuration, before run(); max_steps is then as it is.
   void set_schedule(int64_t max_steps, int64_t warmup_steps, int64_t validation_every_steps,
