@@ -5,20 +5,31 @@
 
 namespace mirabelle {
 
-void adamw_update(const TensorView& parameter, const TensorView& exp_avg,
-                  const TensorView& exp_avg_sq, const TensorView& grad, const AdamWStep& step,
-                  const Stream& stream) {
+void adamw_update(const TensorView& parameter, const TensorView& master, const TensorView& exp_avg,
+                  const TensorView& exp_avg_sq, const TensorView& grad,
+                  const TensorView& grad_squares, const AdamWStep& step, const Stream& stream) {
   MIRABELLE_CHECK(parameter.shape.rank() == 1, "parameter has shape ", parameter.shape,
                   ", wanted [n]");
-  check_operand("exp_avg", exp_avg, parameter.shape, parameter);
-  check_operand("exp_avg_sq", exp_avg_sq, parameter.shape, parameter);
-  check_operand("grad", grad, parameter.shape, parameter);
+  const bool needs_master = wide(parameter.dtype) != parameter.dtype;
+  MIRABELLE_CHECK(static_cast<bool>(master) == needs_master, "a ", to_string(parameter.dtype),
+                  " parameter ", needs_master ? "needs a" : "has no", " master copy");
+  if (master) check_wide("master", master, parameter.shape, parameter);
+  check_wide("exp_avg", exp_avg, parameter.shape, parameter);
+  check_wide("exp_avg_sq", exp_avg_sq, parameter.shape, parameter);
+  check_wide("grad", grad, parameter.shape, parameter);
+  if (grad_squares) {
+    TensorView like = parameter;
+    like.dtype = DType::kFloat64;
+    check_operand("grad_squares", grad_squares, {1}, like);
+  }
   MIRABELLE_CHECK(step.step >= 1, "AdamW counts its steps from 1, not ", step.step);
   MIRABELLE_CHECK(step.beta1 >= 0 && step.beta1 < 1 && step.beta2 >= 0 && step.beta2 < 1,
                   "AdamW wants beta1 and beta2 in [0, 1), not ", step.beta1, " and ", step.beta2);
   dispatch(parameter.device, parameter.dtype, [&]<Device D, typename T>() {
-    backend::adamw_update<D, T>(parameter.as<T>(), exp_avg.as<T>(), exp_avg_sq.as<T>(),
-                                grad.as<T>(), parameter.shape[0], step, stream);
+    backend::adamw_update<D, T>(parameter.as<T>(), master ? master.as<Wide<T>>() : nullptr,
+                                exp_avg.as<Wide<T>>(), exp_avg_sq.as<Wide<T>>(), grad.as<Wide<T>>(),
+                                grad_squares ? grad_squares.as<double>() : nullptr,
+                                parameter.shape[0], step, stream);
   });
 }
 

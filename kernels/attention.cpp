@@ -26,13 +26,13 @@ void attention_forward(const TensorView& out, const TensorView& log_sum, const T
                        const TensorView& sequence_offsets, double scale, const Stream& stream) {
   const QkvShape shape = check_qkv(qkv);
   check_operand("out", out, {shape.num_tokens, shape.num_heads() * shape.head_dim}, qkv);
-  check_operand("log_sum", log_sum, {shape.num_tokens, shape.num_heads()}, qkv);
+  check_wide("log_sum", log_sum, {shape.num_tokens, shape.num_heads()}, qkv);
   check_offsets("sequence_offsets", sequence_offsets, shape.num_tokens, qkv);
   dispatch(qkv.device, qkv.dtype, [&]<Device D, typename T>() {
-    backend::attention_forward<D, T>(out.as<T>(), log_sum.as<T>(), qkv.as<T>(),
-                                     sequence_offsets.as<int32_t>(), sequence_offsets.shape[0] - 1,
-                                     shape.num_kv_heads, shape.group_size, shape.head_dim, scale,
-                                     stream);
+    backend::attention_forward<D, T>(out.as<T>(), log_sum.as<Wide<T>>(), qkv.as<T>(),
+                                     sequence_offsets.as<int32_t>(), shape.num_tokens,
+                                     sequence_offsets.shape[0] - 1, shape.num_kv_heads,
+                                     shape.group_size, shape.head_dim, scale, stream);
   });
 }
 
@@ -44,13 +44,13 @@ void attention_backward(const TensorView& grad_qkv, const TensorView& grad_out,
   check_operand("grad_qkv", grad_qkv, qkv.shape, qkv);
   check_operand("grad_out", grad_out, out_shape, qkv);
   check_operand("out", out, out_shape, qkv);
-  check_operand("log_sum", log_sum, {shape.num_tokens, shape.num_heads()}, qkv);
+  check_wide("log_sum", log_sum, {shape.num_tokens, shape.num_heads()}, qkv);
   check_offsets("sequence_offsets", sequence_offsets, shape.num_tokens, qkv);
   dispatch(qkv.device, qkv.dtype, [&]<Device D, typename T>() {
-    backend::attention_backward<D, T>(grad_qkv.as<T>(), grad_out.as<T>(), out.as<T>(),
-                                      log_sum.as<T>(), qkv.as<T>(), sequence_offsets.as<int32_t>(),
-                                      sequence_offsets.shape[0] - 1, shape.num_kv_heads,
-                                      shape.group_size, shape.head_dim, scale, stream);
+    backend::attention_backward<D, T>(
+        grad_qkv.as<T>(), grad_out.as<T>(), out.as<T>(), log_sum.as<Wide<T>>(), qkv.as<T>(),
+        sequence_offsets.as<int32_t>(), shape.num_tokens, sequence_offsets.shape[0] - 1,
+        shape.num_kv_heads, shape.group_size, shape.head_dim, scale, stream);
   });
 }
 

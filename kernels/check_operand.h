@@ -15,6 +15,14 @@ inline void check_operand(const char* name, const TensorView& tensor, const Shap
                   ", wanted ", to_string(like.device));
 }
 
+/// The same for statistics and parameter gradients, which have the wide dtype of `like`.
+inline void check_wide(const char* name, const TensorView& tensor, const Shape& shape,
+                       const TensorView& like) {
+  TensorView wide_like = like;
+  wide_like.dtype = wide(like.dtype);
+  check_operand(name, tensor, shape, wide_like);
+}
+
 /// The same for index tensors, which are int32 whatever the others are.
 inline void check_indices(const char* name, const TensorView& tensor, const Shape& shape,
                           const TensorView& like) {

@@ -10,10 +10,10 @@ void softmax_cross_entropy(const TensorView& loss, const TensorView& logits,
   MIRABELLE_CHECK(logits.shape.rank() == 2, "logits have shape ", logits.shape,
                   ", wanted [num_tokens, vocab_size]");
   const int64_t num_tokens = logits.shape[0], vocab_size = logits.shape[1];
-  check_operand("loss", loss, {num_tokens}, logits);
+  check_wide("loss", loss, {num_tokens}, logits);
   check_indices("targets", targets, {num_tokens}, logits);
   dispatch(logits.device, logits.dtype, [&]<Device D, typename T>() {
-    backend::softmax_cross_entropy<D, T>(loss.as<T>(), logits.as<T>(), targets.as<int32_t>(),
+    backend::softmax_cross_entropy<D, T>(loss.as<Wide<T>>(), logits.as<T>(), targets.as<int32_t>(),
                                          num_tokens, vocab_size, grad_scale, stream);
   });
 }

@@ -29,13 +29,14 @@ void embedding_backward(const TensorView& grad_table, const TensorView& grad_out
   MIRABELLE_CHECK(grad_out.shape.rank() == 2, "grad_out has shape ", grad_out.shape,
                   ", wanted [num_tokens, hidden_size]");
   const int64_t num_tokens = grad_out.shape[0], hidden_size = grad_table.shape[1];
-  check_operand("grad_out", grad_out, {num_tokens, hidden_size}, grad_table);
-  check_indices("tokens", tokens, {num_tokens}, grad_table);
-  const auto arguments = backend::dropout_arguments(dropout, num_tokens, grad_table.device);
-  dispatch(grad_table.device, grad_table.dtype, [&]<Device D, typename T>() {
-    backend::embedding_backward<D, T>(grad_table.as<T>(), grad_out.as<T>(), tokens.as<int32_t>(),
-                                      num_tokens, grad_table.shape[0], hidden_size, arguments,
-                                      stream);
+  check_operand("grad_out", grad_out, {num_tokens, hidden_size}, grad_out);
+  check_wide("grad_table", grad_table, grad_table.shape, grad_out);
+  check_indices("tokens", tokens, {num_tokens}, grad_out);
+  const auto arguments = backend::dropout_arguments(dropout, num_tokens, grad_out.device);
+  dispatch(grad_out.device, grad_out.dtype, [&]<Device D, typename T>() {
+    backend::embedding_backward<D, T>(grad_table.as<Wide<T>>(), grad_out.as<T>(),
+                                      tokens.as<int32_t>(), num_tokens, grad_table.shape[0],
+                                      hidden_size, arguments, stream);
   });
 }
 

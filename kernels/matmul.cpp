@@ -12,10 +12,14 @@ void matmul(const TensorView& out, const TensorView& a, bool transpose_a, const 
   const int64_t m = a.shape[transpose_a ? 1 : 0], k = a.shape[transpose_a ? 0 : 1];
   const int64_t n = b.shape[transpose_b ? 0 : 1];
   check_operand("b", b, transpose_b ? Shape{n, k} : Shape{k, n}, a);
-  check_operand("out", out, {m, n}, a);
+  const bool is_wide = out.dtype != a.dtype;
+  (is_wide ? check_wide : check_operand)("out", out, {m, n}, a);
   dispatch(a.device, a.dtype, [&]<Device D, typename T>() {
-    backend::matmul<D, T>(out.as<T>(), a.as<T>(), transpose_a, b.as<T>(), transpose_b,
-                          accumulate == Accumulate::kYes, m, n, k, stream);
+    const auto multiply = [&]<typename Out>(Out* to) {
+      backend::matmul<D, T, Out>(to, a.as<T>(), transpose_a, b.as<T>(), transpose_b,
+                                 accumulate == Accumulate::kYes, m, n, k, stream);
+    };
+    is_wide ? multiply(out.as<Wide<T>>()) : multiply(out.as<T>());
   });
 }
 

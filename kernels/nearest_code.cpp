@@ -33,7 +33,7 @@ void nearest_code(const TensorView& codes, const TensorView& residual, const Ten
   check_operand("workspace", workspace, {(n + 1) * codebook_size}, residual);
   MIRABELLE_CHECK(codebook_size > 0 || n == 0, "the codebook is empty, wanted a nearest row for ",
                   n, " residuals");
-  dispatch(residual.device, residual.dtype, [&]<Device D, typename T>() {
+  dispatch<float>(residual.device, residual.dtype, [&]<Device D, typename T>() {
     backend::nearest_code<D, T>(codes.as<int32_t>(), residual.as<T>(), codebook.as<T>(), n,
                                 codebook_size, codebook_dim, workspace.as<T>(), stream);
   });
@@ -45,7 +45,7 @@ void subtract_code(const TensorView& residual, const TensorView& codes, const Te
   check_matrix("codebook", codebook, "[codebook_size, codebook_dim]");
   check_operand("codebook", codebook, {codebook.shape[0], residual.shape[1]}, residual);
   check_codes(codes, residual, codebook.shape[0]);
-  dispatch(residual.device, residual.dtype, [&]<Device D, typename T>() {
+  dispatch<float>(residual.device, residual.dtype, [&]<Device D, typename T>() {
     backend::subtract_code<D, T>(residual.as<T>(), codes.as<int32_t>(), codebook.as<T>(),
                                  residual.shape[0], residual.shape[1], stream);
   });
@@ -62,7 +62,7 @@ void accumulate_codes(const TensorView& sums, const TensorView& counts, const Te
   like.dtype = DType::kInt64;
   check_operand("counts", counts, {codebook_size}, like);
   check_codes(codes, residual, codebook_size);
-  dispatch(residual.device, residual.dtype, [&]<Device D, typename T>() {
+  dispatch<float>(residual.device, residual.dtype, [&]<Device D, typename T>() {
     backend::accumulate_codes<D, T>(sums.as<double>(), counts.as<int64_t>(), residual.as<T>(),
                                     codes.as<int32_t>(), residual.shape[0], codebook_size,
                                     residual.shape[1], stream);

@@ -1,7 +1,5 @@
 #include "mirabelle/kernels/reduce.h"
 
-#include <cstring>
-
 #include "mirabelle/core/dispatch.h"
 
 namespace mirabelle {
@@ -30,9 +28,10 @@ void sum_of_squares(const TensorView& out, const TensorView& x, const Stream& st
   });
 }
 
-void fill_zero(const TensorView& x, const Stream&) {
-  MIRABELLE_CHECK(x.device == Device::kCpu, "this build has no ", to_string(x.device), " backend");
-  if (!x.empty()) std::memset(x.data, 0, x.bytes());
+void fill_zero(const TensorView& x, const Stream& stream) {
+  if (x.empty()) return;
+  dispatch(x.device, DType::kFloat32,  // zero bytes are zeros of every dtype
+           [&]<Device D, typename>() { backend::fill_zero<D>(x.data, x.bytes(), stream); });
 }
 
 }  // namespace mirabelle

@@ -18,7 +18,7 @@ void residual_rms_norm_forward(const TensorView& out, const TensorView& residual
                   ", wanted [num_tokens, hidden_size]");
   const int64_t num_tokens = residual.shape[0], hidden_size = residual.shape[1];
   check_operand("out", out, residual.shape, residual);
-  check_operand("rstd", rstd, {num_tokens}, residual);
+  check_wide("rstd", rstd, {num_tokens}, residual);
   check_operand("weight", weight, {hidden_size}, residual);
   if (branch) {
     check_operand("branch", branch, residual.shape, residual);
@@ -28,7 +28,7 @@ void residual_rms_norm_forward(const TensorView& out, const TensorView& residual
   const auto arguments = backend::dropout_arguments(dropout, num_tokens, residual.device);
   dispatch(residual.device, residual.dtype, [&]<Device D, typename T>() {
     backend::residual_rms_norm_forward<D, T>(out.as<T>(), branch ? residual_out.as<T>() : nullptr,
-                                             rstd.as<T>(), residual.as<T>(),
+                                             rstd.as<Wide<T>>(), residual.as<T>(),
                                              branch ? branch.as<T>() : nullptr, weight.as<T>(),
                                              num_tokens, hidden_size, epsilon, arguments, stream);
   });
@@ -47,17 +47,18 @@ void residual_rms_norm_backward(const TensorView& grad_residual, const TensorVie
   if (grad_branch) check_operand("grad_branch", grad_branch, residual_out.shape, residual_out);
   MIRABELLE_CHECK(!grad_branch || grad_branch.data != grad_residual.data,
                   "grad_branch may not be grad_residual");
-  check_operand("grad_weight", grad_weight, {hidden_size}, residual_out);
+  check_wide("grad_weight", grad_weight, {hidden_size}, residual_out);
   check_operand("grad_out", grad_out, residual_out.shape, residual_out);
-  check_operand("rstd", rstd, {num_tokens}, residual_out);
+  check_wide("rstd", rstd, {num_tokens}, residual_out);
   check_operand("weight", weight, {hidden_size}, residual_out);
-  check_operand("workspace", workspace, {num_chunks, hidden_size}, residual_out);
+  check_wide("workspace", workspace, {num_chunks, hidden_size}, residual_out);
   const auto arguments = backend::dropout_arguments(dropout, num_tokens, residual_out.device);
   dispatch(residual_out.device, residual_out.dtype, [&]<Device D, typename T>() {
     backend::residual_rms_norm_backward<D, T>(
-        grad_residual.as<T>(), grad_branch ? grad_branch.as<T>() : nullptr, grad_weight.as<T>(),
-        grad_out.as<T>(), residual_out.as<T>(), rstd.as<T>(), weight.as<T>(), num_tokens,
-        hidden_size, num_chunks, arguments, workspace.as<T>(), stream);
+        grad_residual.as<T>(), grad_branch ? grad_branch.as<T>() : nullptr,
+        grad_weight.as<Wide<T>>(), grad_out.as<T>(), residual_out.as<T>(), rstd.as<Wide<T>>(),
+        weight.as<T>(), num_tokens, hidden_size, num_chunks, arguments, workspace.as<Wide<T>>(),
+        stream);
   });
 }
 

@@ -9,7 +9,7 @@ void fill_rotary_table(const TensorView& table, double theta, const Stream& stre
   MIRABELLE_CHECK(table.shape.rank() == 3 && table.shape[2] == 2, "table has shape ", table.shape,
                   ", wanted [max_seq_len, head_dim / 2, 2]");
   MIRABELLE_CHECK(theta > 0, "theta is ", theta, ", wanted a positive number");
-  dispatch(table.device, table.dtype, [&]<Device D, typename T>() {
+  dispatch<float>(table.device, table.dtype, [&]<Device D, typename T>() {
     backend::fill_rotary_table<D, T>(table.as<T>(), table.shape[0], 2 * table.shape[1], theta,
                                      stream);
   });
@@ -24,12 +24,12 @@ void rotate_queries_and_keys(const TensorView& qkv, const TensorView& positions,
   MIRABELLE_CHECK(head_dim % 2 == 0, "head_dim is ", head_dim, ", wanted an even number");
   MIRABELLE_CHECK(table.shape.rank() == 3, "table has shape ", table.shape,
                   ", wanted [max_seq_len, head_dim / 2, 2]");
-  check_operand("table", table, {table.shape[0], head_dim / 2, 2}, qkv);
+  check_wide("table", table, {table.shape[0], head_dim / 2, 2}, qkv);
   check_indices("positions", positions, {shape[0]}, qkv);
   dispatch(qkv.device, qkv.dtype, [&]<Device D, typename T>() {
-    backend::rotate_queries_and_keys<D, T>(qkv.as<T>(), positions.as<int32_t>(), table.as<T>(),
-                                           shape[0], table.shape[0], shape[1], shape[2] - 2,
-                                           head_dim, rotation == Rotation::kBackward, stream);
+    backend::rotate_queries_and_keys<D, T>(
+        qkv.as<T>(), positions.as<int32_t>(), table.as<Wide<T>>(), shape[0], table.shape[0],
+        shape[1], shape[2] - 2, head_dim, rotation == Rotation::kBackward, stream);
   });
 }
 

@@ -15,7 +15,7 @@ void segmented_top_k(const TensorView& values, const TensorView& indices, const 
   const int64_t num_segments = offsets.shape[0] - 1, k = values.shape[1];
   check_operand("values", values, {num_segments, k}, scores);
   check_indices("indices", indices, {num_segments, k}, scores);
-  dispatch(scores.device, scores.dtype, [&]<Device D, typename T>() {
+  dispatch<float, double>(scores.device, scores.dtype, [&]<Device D, typename T>() {
     backend::segmented_top_k<D, T>(values.as<T>(), indices.as<int32_t>(), scores.as<T>(),
                                    offsets.as<int32_t>(), num_segments, k, stream);
   });

@@ -8,13 +8,16 @@
 namespace mirabelle::backend {
 
 template <Device D, typename T>
-void adamw_update(T* parameter, T* exp_avg, T* exp_avg_sq, const T* grad, int64_t n,
-                  const AdamWStep& step, const Stream&) {
+void adamw_update(T* parameter, Wide<T>*, Wide<T>* exp_avg, Wide<T>* exp_avg_sq,
+                  const Wide<T>* grad, const double* grad_squares, int64_t n, const AdamWStep& step,
+                  const Stream&) {
   const double correction1 = 1 - std::pow(step.beta1, static_cast<double>(step.step));
   const double correction2 = 1 - std::pow(step.beta2, static_cast<double>(step.step));
   const T beta1 = static_cast<T>(step.beta1), one_minus_beta1 = static_cast<T>(1 - step.beta1);
   const T beta2 = static_cast<T>(step.beta2), one_minus_beta2 = static_cast<T>(1 - step.beta2);
-  const T grad_scale = static_cast<T>(step.grad_scale), epsilon = static_cast<T>(step.epsilon);
+  const double norm = grad_squares ? std::sqrt(*grad_squares) : 0;
+  const T grad_scale = static_cast<T>(norm > step.max_grad_norm ? step.max_grad_norm / norm : 1);
+  const T epsilon = static_cast<T>(step.epsilon);
   const T step_size = static_cast<T>(step.learning_rate / correction1);
   const T inverse_correction2 = static_cast<T>(1 / correction2);
   const T decay = static_cast<T>(step.learning_rate * step.weight_decay);
@@ -35,9 +38,9 @@ void adamw_update(T* parameter, T* exp_avg, T* exp_avg_sq, const T* grad, int64_
   }
 }
 
-#define INSTANTIATE(T)                                                                         \
-  template void adamw_update<Device::kCpu, T>(T*, T*, T*, const T*, int64_t, const AdamWStep&, \
-                                              const Stream&);
+#define INSTANTIATE(T)                                                                          \
+  template void adamw_update<Device::kCpu, T>(T*, T*, T*, T*, const T*, const double*, int64_t, \
+                                              const AdamWStep&, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

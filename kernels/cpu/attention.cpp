@@ -383,8 +383,8 @@ void attend_beams(T* out, const BeamOperands<T>& from, int64_t begin, int64_t en
 }  // namespace
 
 template <Device D, typename T>
-void attention_forward(T* out, T* log_sum, const T* qkv, const int32_t* sequence_offsets,
-                       int64_t num_sequences, int64_t num_kv_heads, int64_t group_size,
+void attention_forward(T* out, Wide<T>* log_sum, const T* qkv, const int32_t* sequence_offsets,
+                       int64_t, int64_t num_sequences, int64_t num_kv_heads, int64_t group_size,
                        int64_t head_dim, double scale, const Stream&) {
   const Heads heads{num_kv_heads, group_size, head_dim};
   dispatch_head_dim(head_dim, [&]<int64_t kDim>() {
@@ -399,10 +399,10 @@ void attention_forward(T* out, T* log_sum, const T* qkv, const int32_t* sequence
 // tasks, first the keys and values get their gradients and then the queries, at the price of
 // computing p and ds twice: no sum then has more than one writer.
 template <Device D, typename T>
-void attention_backward(T* grad_qkv, const T* grad_out, const T* out, const T* log_sum,
-                        const T* qkv, const int32_t* sequence_offsets, int64_t num_sequences,
-                        int64_t num_kv_heads, int64_t group_size, int64_t head_dim, double scale,
-                        const Stream&) {
+void attention_backward(T* grad_qkv, const T* grad_out, const T* out, const Wide<T>* log_sum,
+                        const T* qkv, const int32_t* sequence_offsets, int64_t,
+                        int64_t num_sequences, int64_t num_kv_heads, int64_t group_size,
+                        int64_t head_dim, double scale, const Stream&) {
   const Heads heads{num_kv_heads, group_size, head_dim};
   const Results<T> from{grad_out, out, log_sum, qkv};
   dispatch_head_dim(head_dim, [&]<int64_t kDim>() {
@@ -440,11 +440,11 @@ void beam_attention(T* out, const T* qkv, const T* prefix_qkv, const int32_t* pr
 
 #define INSTANTIATE(T)                                                                             \
   template void attention_forward<Device::kCpu, T>(T*, T*, const T*, const int32_t*, int64_t,      \
-                                                   int64_t, int64_t, int64_t, double,              \
+                                                   int64_t, int64_t, int64_t, int64_t, double,     \
                                                    const Stream&);                                 \
   template void attention_backward<Device::kCpu, T>(T*, const T*, const T*, const T*, const T*,    \
                                                     const int32_t*, int64_t, int64_t, int64_t,     \
-                                                    int64_t, double, const Stream&);               \
+                                                    int64_t, int64_t, double, const Stream&);      \
   template void beam_attention<Device::kCpu, T>(                                                   \
       T*, const T*, const T*, const int32_t*, const int32_t*, const T*, int64_t, int64_t, int64_t, \
       int64_t, int64_t, int64_t, double, const Stream&);

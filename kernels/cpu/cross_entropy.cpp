@@ -23,7 +23,7 @@ T row_max(const T* x, int64_t n) {
 
 // A row of logits is read from memory once: the later passes find it in the cache.
 template <Device D, typename T>
-void softmax_cross_entropy(T* loss, T* logits, const int32_t* targets, int64_t num_tokens,
+void softmax_cross_entropy(Wide<T>* loss, T* logits, const int32_t* targets, int64_t num_tokens,
                            int64_t vocab_size, double grad_scale, const Stream&) {
   check_index_range("targets", targets, num_tokens, std::numeric_limits<int32_t>::min(),
                     vocab_size);

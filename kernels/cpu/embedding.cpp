@@ -26,9 +26,9 @@ void embedding_forward(T* out, const int32_t* tokens, const T* table, int64_t nu
 // Each row of the table belongs to one thread, which adds to it in the order of the tokens: no
 // atomics, and the same sums for any number of threads.
 template <Device D, typename T>
-void embedding_backward(T* grad_table, const T* grad_out, const int32_t* tokens, int64_t num_tokens,
-                        int64_t vocab_size, int64_t hidden_size, const DropoutArguments& dropout,
-                        const Stream&) {
+void embedding_backward(Wide<T>* grad_table, const T* grad_out, const int32_t* tokens,
+                        int64_t num_tokens, int64_t vocab_size, int64_t hidden_size,
+                        const DropoutArguments& dropout, const Stream&) {
   check_index_range("tokens", tokens, num_tokens, 0, vocab_size);
 #pragma omp parallel if (num_tokens * hidden_size > kParallelThreshold)
   {

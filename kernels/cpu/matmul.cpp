@@ -84,8 +84,8 @@ void multiply(double* out, const Operand<double>& a, const Operand<double>& b, b
 
 }  // namespace
 
-template <Device D, typename T>
-void matmul(T* out, const T* a, bool transpose_a, const T* b, bool transpose_b, bool accumulate,
+template <Device D, typename T, typename Out>
+void matmul(Out* out, const T* a, bool transpose_a, const T* b, bool transpose_b, bool accumulate,
             int64_t m, int64_t n, int64_t k, const Stream&) {
   if (m == 0 || n == 0) return;
   if (k == 0) {
@@ -96,9 +96,9 @@ void matmul(T* out, const T* a, bool transpose_a, const T* b, bool transpose_b, 
            Operand<T>{b, transpose_b, transpose_b ? k : n}, accumulate, m, n, k);
 }
 
-#define INSTANTIATE(T)                                                                     \
-  template void matmul<Device::kCpu, T>(T*, const T*, bool, const T*, bool, bool, int64_t, \
-                                        int64_t, int64_t, const Stream&);
+#define INSTANTIATE(T)                                                                        \
+  template void matmul<Device::kCpu, T, T>(T*, const T*, bool, const T*, bool, bool, int64_t, \
+                                           int64_t, int64_t, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

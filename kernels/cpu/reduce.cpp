@@ -1,6 +1,7 @@
 #include "mirabelle/kernels/reduce.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "cpu/parallel_threshold.h"
 
@@ -36,6 +37,11 @@ void sum(double* out, const T* x, int64_t n, const Stream&) {
 template <Device D, typename T>
 void sum_of_squares(double* out, const T* x, int64_t n, const Stream&) {
   *out = chunked_sum(x, n, [](double value) { return value * value; });
+}
+
+template <>
+void fill_zero<Device::kCpu>(void* x, int64_t bytes, const Stream&) {
+  std::memset(x, 0, bytes);
 }
 
 #define INSTANTIATE(T)                                                           \

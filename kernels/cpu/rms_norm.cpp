@@ -15,9 +15,10 @@ int64_t chunk_begin(int64_t chunk, int64_t num_chunks, int64_t n) { return chunk
 }  // namespace
 
 template <Device D, typename T>
-void residual_rms_norm_forward(T* out, T* residual_out, T* rstd, const T* residual, const T* branch,
-                               const T* weight, int64_t num_tokens, int64_t hidden_size,
-                               double epsilon, const DropoutArguments& dropout, const Stream&) {
+void residual_rms_norm_forward(T* out, T* residual_out, Wide<T>* rstd, const T* residual,
+                               const T* branch, const T* weight, int64_t num_tokens,
+                               int64_t hidden_size, double epsilon, const DropoutArguments& dropout,
+                               const Stream&) {
 #pragma omp parallel for schedule(static) if (num_tokens * hidden_size > kParallelThreshold)
   for (int64_t token = 0; token < num_tokens; ++token) {
     const T* x = residual + token * hidden_size;
@@ -42,10 +43,11 @@ void residual_rms_norm_forward(T* out, T* residual_out, T* rstd, const T* residu
 // With y = x r w and r = (mean(x^2) + epsilon)^(-1/2):
 //   dx = r w dy - x r^3 / hidden_size * sum(dy w x)
 template <Device D, typename T>
-void residual_rms_norm_backward(T* grad_residual, T* grad_branch, T* grad_weight, const T* grad_out,
-                                const T* residual_out, const T* rstd, const T* weight,
-                                int64_t num_tokens, int64_t hidden_size, int64_t num_chunks,
-                                const DropoutArguments& dropout, T* workspace, const Stream&) {
+void residual_rms_norm_backward(T* grad_residual, T* grad_branch, Wide<T>* grad_weight,
+                                const T* grad_out, const T* residual_out, const Wide<T>* rstd,
+                                const T* weight, int64_t num_tokens, int64_t hidden_size,
+                                int64_t num_chunks, const DropoutArguments& dropout,
+                                Wide<T>* workspace, const Stream&) {
 #pragma omp parallel for schedule(static) if (num_tokens * hidden_size > kParallelThreshold)
   for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
     T* weight_sum = workspace + chunk * hidden_size;

@@ -22,9 +22,9 @@ void fill_rotary_table(T* table, int64_t max_seq_len, int64_t head_dim, double t
 }
 
 template <Device D, typename T>
-void rotate_queries_and_keys(T* qkv, const int32_t* positions, const T* table, int64_t num_tokens,
-                             int64_t max_seq_len, int64_t num_kv_heads, int64_t group_size,
-                             int64_t head_dim, bool backward, const Stream&) {
+void rotate_queries_and_keys(T* qkv, const int32_t* positions, const Wide<T>* table,
+                             int64_t num_tokens, int64_t max_seq_len, int64_t num_kv_heads,
+                             int64_t group_size, int64_t head_dim, bool backward, const Stream&) {
   check_index_range("positions", positions, num_tokens, 0, max_seq_len);
   const int64_t half = head_dim / 2;
   const int64_t heads_per_group = group_size + 2;

@@ -1,6 +1,12 @@
 #include "mirabelle/core/buffer.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#ifdef MIRABELLE_CUDA
+#include "mirabelle/core/cuda_check.h"
+#endif
 
 namespace mirabelle {
 namespace {
@@ -9,15 +15,43 @@ constexpr int64_t kAlignment = 64;
 
 int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
+/// Zeroed memory, or null if there is not enough.
+void* allocate_zeroed(int64_t size, Device device) {
+  void* memory = nullptr;
+  if (device == Device::kCpu) {
+    memory = std::aligned_alloc(kAlignment, size);
+    if (memory != nullptr) std::memset(memory, 0, size);
+    return memory;
+  }
+#ifdef MIRABELLE_CUDA
+  const cudaError_t status = cudaMalloc(&memory, size);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // is reported here, not by the next call
+    return nullptr;
+  }
+  CUDA_CHECK(status);
+  CUDA_CHECK(cudaMemset(memory, 0, size));
+  CUDA_CHECK(cudaStreamSynchronize(nullptr));  // our streams do not wait for the default one
+  return memory;
+#else
+  throw_error(ErrorKind::kOther, "this build has no ", to_string(device), " backend");
+#endif
+}
+
 }  // namespace
 
+void Buffer::Free::operator()(void* memory) const {
+  if (device == Device::kCpu) std::free(memory);
+#ifdef MIRABELLE_CUDA
+  if (device == Device::kCuda) cudaFree(memory);
+#endif
+}
+
 Buffer::Buffer(int64_t bytes, Device device) : bytes_(bytes) {
-  MIRABELLE_CHECK(device == Device::kCpu, "this build has no ", to_string(device), " backend");
   MIRABELLE_CHECK(bytes >= 0, "a buffer of ", bytes, " bytes");
   const int64_t size = std::max(kAlignment, aligned(bytes));
-  memory_.reset(std::aligned_alloc(kAlignment, size));
+  memory_ = {allocate_zeroed(size, device), Free{device}};
   MIRABELLE_CHECK(memory_ != nullptr, "out of memory: ", size, " bytes on ", to_string(device));
-  std::memset(memory_.get(), 0, size);
   whole_ = {memory_.get(), {bytes}, DType::kUint8, device};
 }
 

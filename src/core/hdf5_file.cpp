@@ -30,8 +30,10 @@ hid_t native_type(DType dtype) {
       return H5T_NATIVE_INT64;
     case DType::kUint8:
       return H5T_NATIVE_UINT8;
+    case DType::kBFloat16:
+      break;  // files hold what other tools can read
   }
-  throw_error(ErrorKind::kOther, "no HDF5 type for dtype ", static_cast<int>(dtype));
+  throw_error(ErrorKind::kOther, "no HDF5 type for ", to_string(dtype));
 }
 
 std::vector<hsize_t> extents_of(const Shape& shape) {

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <unordered_set>
 
+#include "mirabelle/core/copy.h"
 #include "mirabelle/core/dispatch.h"
 #include "mirabelle/core/error.h"
 #include "mirabelle/kernels/top_k.h"
@@ -87,8 +88,9 @@ void BeamSearch::search_batch(std::span<const RecommendationQuery> queries, Rank
   for (int64_t depth = 0; depth < ids_.num_levels(); ++depth) {
     const TensorView log_probabilities =
         depth == 0 ? prefill(queries, stream) : step(beams, depth, stream);
-    expand(candidates, beams, depth, log_probabilities, queries);
-    beams = select(candidates, beams, depth, stream);
+    expand(candidates, beams, depth, on_host(log_probabilities, host_log_probabilities_, stream),
+           queries);
+    beams = select(candidates, beams, depth);
   }
   append_lists(beams, queries, out);
 }
@@ -107,7 +109,7 @@ TensorView BeamSearch::prefill(std::span<const RecommendationQuery> queries, con
     }
     offsets.push_back(static_cast<int32_t>(tokens.size()));
   }
-  return decoder_.prefill(view_of(tokens), view_of(offsets), stream);
+  return decoder_.prefill(tokens, offsets, stream);
 }
 
 TensorView BeamSearch::step(const Beams& beams, int64_t depth, const Stream& stream) {
@@ -115,7 +117,7 @@ TensorView BeamSearch::step(const Beams& beams, int64_t depth, const Stream& str
   for (size_t row = 0; row < newest.size(); ++row) {
     newest[row] = beams.tokens[row * ids_.num_levels() + depth - 1];
   }
-  return decoder_.step(view_of(newest), view_of(beams.parents), view_of(beams.offsets), stream);
+  return decoder_.step(newest, beams.parents, beams.offsets, stream);
 }
 
 /// The nodes of depth `depth` + 1 below which there are only excluded items, ascending.
@@ -189,14 +191,14 @@ void BeamSearch::expand(Candidates& candidates, const Beams& beams, int64_t dept
 
 /// The best candidates of each user: in the order of codes, or best first after the last level.
 BeamSearch::Beams BeamSearch::select(const Candidates& candidates, const Beams& beams,
-                                     int64_t depth, const Stream& stream) const {
+                                     int64_t depth) const {
   const int64_t num_users = static_cast<int64_t>(candidates.offsets.size()) - 1;
   const int64_t num_levels = ids_.num_levels();
   const int64_t k = std::min(limits_.beam_size, ids_.num_items());
   std::vector<double> values(num_users * k);
   std::vector<int32_t> indices(num_users * k);
   segmented_top_k(view_of(values.data(), {num_users, k}), view_of(indices.data(), {num_users, k}),
-                  view_of(candidates.scores), view_of(candidates.offsets), stream);
+                  view_of(candidates.scores), view_of(candidates.offsets), Stream());
   Beams next;
   next.offsets.assign(num_users + 1, 0);
   for (int64_t user = 0; user < num_users; ++user) {

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "mirabelle/core/buffer.h"
+#include "mirabelle/core/copy.h"
 #include "mirabelle/core/dispatch.h"
 #include "mirabelle/core/error.h"
 #include "mirabelle/kernels/cross_entropy.h"
@@ -16,6 +17,7 @@ ExactScorer::ExactScorer(Transformer& model, const SemanticIds& ids, int64_t his
       ids_(ids),
       history_length_(history_length),
       max_batch_tokens_(max_batch_tokens),
+      batch_(model.device(), max_batch_tokens),
       order_(ids.num_items()) {
   MIRABELLE_CHECK_DATA(model.vocab_size() == ids.vocab_size(), "the model has ", model.vocab_size(),
                        " tokens, the tokenizer ", ids.vocab_size());
@@ -76,20 +78,25 @@ void ExactScorer::score_batch(std::span<const int32_t> history_tokens, int64_t b
     offsets.push_back(sequence_end);
   }
   const std::vector<int32_t> no_targets(tokens.size(), -1);
-  const TensorView hidden = model_.forward({.tokens = view_of(tokens),
-                                            .targets = view_of(no_targets),
-                                            .positions = view_of(positions),
-                                            .sequence_ids = view_of(sequence_ids),
-                                            .sequence_offsets = view_of(offsets)},
-                                           DropoutSeed{}, stream);
+  const PackedBatch batch = batch_.upload({.tokens = view_of(tokens),
+                                           .targets = view_of(no_targets),
+                                           .positions = view_of(positions),
+                                           .sequence_ids = view_of(sequence_ids),
+                                           .sequence_offsets = view_of(offsets)},
+                                          stream);
+  const TensorView hidden = model_.forward(batch, DropoutSeed{}, stream);
   const int64_t num_rows = num_sequences * num_levels;
   const Buffer rows({num_rows, hidden.shape[1]}, model_.dtype(), model_.device());
-  const Buffer logits({num_rows, ids_.vocab_size()}, model_.dtype(), model_.device());
-  gather_rows(rows.view(), hidden, view_of(code_rows), stream);
+  const Buffer logits({num_rows, ids_.vocab_size()}, wide(model_.dtype()), model_.device());
+  const Buffer wanted({num_rows}, DType::kInt32, model_.device());
+  copy(wanted.view(), view_of(code_rows), stream);
+  gather_rows(rows.view(), hidden, wanted.view(), stream);
   model_.logits(logits.view(), rows.view(), stream);
   log_softmax(logits.view(), stream);
-  dispatch(model_.device(), model_.dtype(), [&]<Device D, typename T>() {
-    const T* log_probability = logits.view().as<T>();
+  Buffer memory;
+  const TensorView log_probabilities = on_host(logits.view(), memory, stream);
+  dispatch(Device::kCpu, log_probabilities.dtype, [&]<Device D, typename T>() {
+    const T* log_probability = log_probabilities.as<T>();
     for (int64_t prefix = begin; prefix < end; ++prefix) {
       for (int64_t i = prefix_begin_[prefix]; i < prefix_begin_[prefix + 1]; ++i) {
         double score = 0;

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
+#include "mirabelle/core/copy.h"
 #include "mirabelle/kernels/attention.h"
 #include "mirabelle/kernels/cross_entropy.h"
 #include "mirabelle/kernels/embedding.h"
@@ -13,6 +15,17 @@
 #include "mirabelle/kernels/swiglu.h"
 
 namespace mirabelle {
+namespace {
+
+/// The first rows of `to`, after they were filled from the host. Host memory that is not pinned may
+/// be reused at once.
+TensorView upload(const TensorView& to, std::span<const int32_t> values, const Stream& stream) {
+  const auto n = static_cast<int64_t>(values.size());
+  copy(to.rows(0, n), view_of(values.data(), {n}), stream);
+  return to.rows(0, n);
+}
+
+}  // namespace
 
 Decoder::Decoder(const Transformer& model, const Limits& limits)
     : model_(model), limits_(limits), arena_(model.device()) {
@@ -28,16 +41,18 @@ Decoder::Decoder(const Transformer& model, const Limits& limits)
 Decoder::Scratch Decoder::plan_scratch(Arena& arena, int64_t num_tokens) const {
   const TransformerConfig& c = model_.config();
   auto take = [&](const Shape& shape) { return arena.allocate(shape, model_.dtype()); };
+  auto take_wide = [&](const Shape& shape) { return arena.allocate(shape, wide(model_.dtype())); };
   const int64_t blocks = model_.layout().num_ffn_blocks();
   Scratch s;
   s.residual = take({num_tokens, c.hidden_size});
   s.norm_out = take({num_tokens, c.hidden_size});
-  s.rstd = take({num_tokens});
+  s.rstd = take_wide({num_tokens});
   s.branch = take({num_tokens, c.hidden_size});
   s.attention_out = take({num_tokens, c.hidden_size});
-  s.attention_log_sum = take({num_tokens, c.num_heads});
+  s.attention_log_sum = take_wide({num_tokens, c.num_heads});
   s.gate_up = take({num_tokens, blocks, 2, c.ffn_hidden_size / blocks});
   s.swiglu_out = take({num_tokens, c.ffn_hidden_size});
+  s.tokens = arena.allocate({num_tokens}, DType::kInt32);
   s.positions = arena.allocate({num_tokens}, DType::kInt32);
   return s;
 }
@@ -59,14 +74,18 @@ Decoder::Memory Decoder::plan(Arena& arena) const {
     }
   }
   m.last_rows = arena.allocate({limits_.max_users}, DType::kInt32);
-  m.logits = take({rows, model_.vocab_size()});
+  m.prefix_offsets = arena.allocate({limits_.max_users + 1}, DType::kInt32);
+  m.beam_offsets = arena.allocate({limits_.max_users + 1}, DType::kInt32);
+  m.parents = arena.allocate({limits_.max_beams}, DType::kInt32);
+  m.logits = arena.allocate({rows, model_.vocab_size()}, wide(model_.dtype()));
   return m;
 }
 
 Decoder::Scratch Decoder::Scratch::first_rows(int64_t n) const {
   return {residual.rows(0, n), norm_out.rows(0, n),      rstd.rows(0, n),
           branch.rows(0, n),   attention_out.rows(0, n), attention_log_sum.rows(0, n),
-          gate_up.rows(0, n),  swiglu_out.rows(0, n),    positions.rows(0, n)};
+          gate_up.rows(0, n),  swiglu_out.rows(0, n),    tokens.rows(0, n),
+          positions.rows(0, n)};
 }
 
 /// The norm in front of a layer's attention, after the branch of the layer below was added; then
@@ -102,69 +121,76 @@ TensorView Decoder::log_probabilities(const Scratch& s, const Stream& stream) {
   return out;
 }
 
-TensorView Decoder::prefill(const TensorView& tokens, const TensorView& prefix_offsets,
-                            const Stream& stream) {
-  const int64_t num_tokens = tokens.num_elements();
-  const int64_t num_users = prefix_offsets.num_elements() - 1;
+TensorView Decoder::prefill(std::span<const int32_t> tokens,
+                            std::span<const int32_t> prefix_offsets, const Stream& stream) {
+  const auto num_tokens = static_cast<int64_t>(tokens.size());
+  const int64_t num_users = static_cast<int64_t>(prefix_offsets.size()) - 1;
   MIRABELLE_CHECK(num_tokens <= limits_.max_prefix_tokens && num_users <= limits_.max_users,
                   num_users, " histories of ", num_tokens, " tokens; planned were at most ",
                   limits_.max_users, " and ", limits_.max_prefix_tokens);
   const Scratch s = memory_.prefix.first_rows(num_tokens);
-  prefix_offsets_.assign(prefix_offsets.as<int32_t>(),
-                         prefix_offsets.as<int32_t>() + num_users + 1);
+  prefix_offsets_.assign(prefix_offsets.begin(), prefix_offsets.end());
   num_steps_ = 0;
   num_beams_ = 0;
+  std::vector<int32_t> positions(num_tokens), last_rows(num_users);
   for (int64_t user = 0; user < num_users; ++user) {
     const int32_t begin = prefix_offsets_[user], end = prefix_offsets_[user + 1];
     MIRABELLE_CHECK(begin < end && end - begin <= limits_.max_sequence_tokens, "history ", user,
                     " has ", end - begin, " tokens, wanted 1 to ", limits_.max_sequence_tokens);
-    for (int32_t i = begin; i < end; ++i) s.positions.as<int32_t>()[i] = i - begin;
-    memory_.last_rows.as<int32_t>()[user] = end - 1;
+    std::iota(positions.begin() + begin, positions.begin() + end, 0);
+    last_rows[user] = end - 1;
   }
+  upload(s.tokens, tokens, stream);
+  upload(s.positions, positions, stream);
+  const TensorView rows = upload(memory_.last_rows, last_rows, stream);
+  const TensorView offsets = upload(memory_.prefix_offsets, prefix_offsets_, stream);
 
   const int64_t last = model_.config().num_layers - 1;
   const double scale = 1 / std::sqrt(static_cast<double>(model_.config().head_dim()));
-  embedding_forward(s.residual, tokens, model_.tensors().embedding, {}, stream);
+  embedding_forward(s.residual, s.tokens, model_.tensors().embedding, {}, stream);
   for (int64_t layer = 0; layer <= last; ++layer) {
     const TensorView qkv = memory_.prefix_qkv[layer].rows(0, num_tokens);
     project(layer, s, qkv, stream);
-    attention_forward(s.attention_out, s.attention_log_sum, qkv, prefix_offsets, scale, stream);
+    attention_forward(s.attention_out, s.attention_log_sum, qkv, offsets, scale, stream);
     if (layer < last) finish_layer(layer, s, stream);
   }
   // Of the last layer only the newest token of each history goes on.
   const Scratch newest = memory_.beams.first_rows(num_users);
-  const TensorView rows = memory_.last_rows.rows(0, num_users);
   gather_rows(newest.residual, s.residual, rows, stream);
   gather_rows(newest.attention_out, s.attention_out, rows, stream);
   finish_layer(last, newest, stream);
   return log_probabilities(newest, stream);
 }
 
-TensorView Decoder::step(const TensorView& tokens, const TensorView& parents,
-                         const TensorView& beam_offsets, const Stream& stream) {
-  const int64_t num_beams = tokens.num_elements();
+TensorView Decoder::step(std::span<const int32_t> tokens, std::span<const int32_t> parents,
+                         std::span<const int32_t> beam_offsets, const Stream& stream) {
+  const auto num_beams = static_cast<int64_t>(tokens.size());
   const int64_t num_users = static_cast<int64_t>(prefix_offsets_.size()) - 1;
   MIRABELLE_CHECK(num_beams <= limits_.max_beams, num_beams, " beams; planned were at most ",
                   limits_.max_beams);
   MIRABELLE_CHECK(num_steps_ < limits_.max_steps, "step ", num_steps_ + 1, " of at most ",
                   limits_.max_steps);
-  MIRABELLE_CHECK(beam_offsets.num_elements() == num_users + 1, "beam_offsets has ",
-                  beam_offsets.num_elements(), " elements for ", num_users, " users");
+  MIRABELLE_CHECK(static_cast<int64_t>(beam_offsets.size()) == num_users + 1, "beam_offsets has ",
+                  beam_offsets.size(), " elements for ", num_users, " users");
   const Scratch s = memory_.beams.first_rows(num_beams);
-  const int32_t* beams = beam_offsets.as<int32_t>();
+  std::vector<int32_t> positions(num_beams);
   for (int64_t user = 0; user < num_users; ++user) {
     const int32_t length = prefix_offsets_[user + 1] - prefix_offsets_[user];
-    std::fill(s.positions.as<int32_t>() + beams[user], s.positions.as<int32_t>() + beams[user + 1],
+    std::fill(positions.begin() + beam_offsets[user], positions.begin() + beam_offsets[user + 1],
               length + static_cast<int32_t>(num_steps_));
   }
+  upload(s.tokens, tokens, stream);
+  upload(s.positions, positions, stream);
+  const TensorView parent_rows =
+      num_steps_ > 0 ? upload(memory_.parents, parents, stream) : TensorView{};
+  const TensorView beams = upload(memory_.beam_offsets, beam_offsets, stream);
+  const TensorView offsets = memory_.prefix_offsets.rows(0, num_users + 1);
 
   const TransformerConfig& c = model_.config();
   const double scale = 1 / std::sqrt(static_cast<double>(c.head_dim()));
   const TensorView qkv = memory_.beam_qkv.rows(0, num_beams);
-  const TensorView prefix_offsets =
-      view_of(prefix_offsets_.data(), {static_cast<int64_t>(prefix_offsets_.size())});
   const bool is_last = num_steps_ + 1 == limits_.max_steps;
-  embedding_forward(s.residual, tokens, model_.tensors().embedding, {}, stream);
+  embedding_forward(s.residual, s.tokens, model_.tensors().embedding, {}, stream);
   for (int64_t layer = 0; layer < c.num_layers; ++layer) {
     project(layer, s, qkv, stream);
     const TensorView& from = memory_.suffix_kv[num_steps_ % 2][layer];
@@ -173,13 +199,13 @@ TensorView Decoder::step(const TensorView& tokens, const TensorView& parents,
       return suffix.rows(step * beams_of_step, (step + 1) * beams_of_step);
     };
     for (int64_t step = 0; step < num_steps_; ++step) {
-      gather_rows(entry(to, step, num_beams), entry(from, step, num_beams_), parents, stream);
+      gather_rows(entry(to, step, num_beams), entry(from, step, num_beams_), parent_rows, stream);
     }
     const TensorView suffix =
         to.rows(0, num_steps_ * num_beams)
             .reshaped({num_steps_, num_beams, c.num_kv_heads, 2, c.head_dim()});
     beam_attention(s.attention_out, qkv, memory_.prefix_qkv[layer].rows(0, prefix_offsets_.back()),
-                   prefix_offsets, beam_offsets, suffix, num_steps_, scale, stream);
+                   offsets, beams, suffix, num_steps_, scale, stream);
     if (!is_last) copy_keys_and_values(entry(to, num_steps_, num_beams), qkv, stream);
     finish_layer(layer, s, stream);
   }

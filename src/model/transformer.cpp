@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "mirabelle/core/copy.h"
 #include "mirabelle/core/random.h"
 #include "mirabelle/kernels/attention.h"
 #include "mirabelle/kernels/cross_entropy.h"
@@ -39,17 +40,19 @@ Transformer::Transformer(const TransformerConfig& config, int64_t vocab_size,
       device_(device),
       layout_(config, padded_vocab_size),
       weights_({layout_.num_elements()}, dtype, device),
-      rotary_table_({limits.max_sequence_tokens, config.head_dim() / 2, 2}, dtype, device),
+      rotary_table_({limits.max_sequence_tokens, config.head_dim() / 2, 2}, wide(dtype), device),
       arena_(device) {
   config.check();
   MIRABELLE_CHECK(0 < vocab_size && vocab_size <= padded_vocab_size, "a vocabulary of ", vocab_size,
                   " tokens, padded to ", padded_vocab_size);
   tensors_ = view_tensors(weights(), layout_, config, vocab_size);
   if (limits.training) {
-    gradients_ = Buffer({layout_.num_elements()}, dtype, device);
+    gradients_ = Buffer({layout_.num_elements()}, wide(dtype), device);
     grad_tensors_ = view_tensors(gradients(), layout_, config, vocab_size);
   }
-  fill_rotary_table(rotary_table_.view(), config.rope_theta, Stream(device));
+  const Stream stream(device);
+  fill_rotary_table(rotary_table_.view(), config.rope_theta, stream);
+  stream.synchronize();
   plan(arena_, limits.max_tokens);  // only counts
   arena_bytes_ = arena_.bytes_used();
   arena_ = Arena(arena_bytes_, device);
@@ -60,18 +63,19 @@ Transformer::Activations Transformer::plan(Arena& arena, int64_t num_tokens) con
   const int64_t heads = config_.num_heads, kv_heads = config_.num_kv_heads;
   const int64_t qkv_width = (heads + 2 * kv_heads) * config_.head_dim();
   auto take = [&](const Shape& shape) { return arena.allocate(shape, dtype_); };
+  auto take_wide = [&](const Shape& shape) { return arena.allocate(shape, wide(dtype_)); };
 
   auto plan_layer = [&] {
     LayerActivations layer;
     layer.residual = take({num_tokens, hidden});
     layer.attention_norm_out = take({num_tokens, hidden});
-    layer.attention_norm_rstd = take({num_tokens});
+    layer.attention_norm_rstd = take_wide({num_tokens});
     layer.qkv = take({num_tokens, kv_heads, config_.group_size() + 2, config_.head_dim()});
     layer.attention_out = take({num_tokens, hidden});
-    layer.attention_log_sum = take({num_tokens, heads});
+    layer.attention_log_sum = take_wide({num_tokens, heads});
     layer.residual_after_attention = take({num_tokens, hidden});
     layer.ffn_norm_out = take({num_tokens, hidden});
-    layer.ffn_norm_rstd = take({num_tokens});
+    layer.ffn_norm_rstd = take_wide({num_tokens});
     layer.gate_up = take({num_tokens, layout_.num_ffn_blocks(), 2, ffn / layout_.num_ffn_blocks()});
     layer.swiglu_out = take({num_tokens, ffn});
     return layer;
@@ -84,7 +88,7 @@ Transformer::Activations Transformer::plan(Arena& arena, int64_t num_tokens) con
   }
   a.residual = take({num_tokens, hidden});
   a.final_norm_out = take({num_tokens, hidden});
-  a.final_norm_rstd = take({num_tokens});
+  a.final_norm_rstd = take_wide({num_tokens});
   a.branch = take({num_tokens, hidden});
   if (!limits_.training) return a;
 
@@ -93,10 +97,11 @@ Transformer::Activations Transformer::plan(Arena& arena, int64_t num_tokens) con
   a.grad_hidden = take({num_tokens, hidden});
   a.grad_wide = take({num_tokens, std::max(qkv_width, 2 * ffn)});
   a.grad_ffn = take({num_tokens, ffn});
-  a.norm_workspace = take({num_token_chunks(num_tokens), hidden});
+  a.norm_workspace = take_wide({num_token_chunks(num_tokens), hidden});
   const int64_t rows = logits_rows(num_tokens, vocab_size_);
   a.logits = take({rows, vocab_size_});
-  a.loss = take({rows});
+  a.losses = take_wide({num_tokens});
+  a.loss_sum = arena.allocate({1}, DType::kFloat64);
   return a;
 }
 
@@ -171,7 +176,7 @@ double Transformer::forward_backward(const PackedBatch& batch, double loss_scale
                                      const GradientsFinal& gradients_final, const Stream& stream) {
   MIRABELLE_CHECK(limits_.training, "this model was made without gradients");
   forward(batch, dropout, stream);
-  const double loss = head_forward_backward(batch, loss_scale, stream);
+  head_forward_backward(batch, loss_scale, stream);
 
   const Activations& a = activations_;
   const int64_t last = config_.num_layers - 1;
@@ -196,28 +201,28 @@ double Transformer::forward_backward(const PackedBatch& batch, double loss_scale
                      dropout_at(batch, dropout, embedding_site()), stream);
   final_range(layout_.embedding(), layout_.layers()[0].qkv);
   final_range(layout_.norms(), layout_.num_elements());
+  double loss = 0;
+  copy(view_of(&loss, {1}), a.loss_sum, stream);
+  stream.synchronize();
   return loss;
 }
 
-double Transformer::head_forward_backward(const PackedBatch& batch, double loss_scale,
-                                          const Stream& stream) {
+void Transformer::head_forward_backward(const PackedBatch& batch, double loss_scale,
+                                        const Stream& stream) {
   const Activations& a = activations_;
   const int64_t num_tokens = batch.tokens.num_elements(), rows = a.logits.shape[0];
-  double total = 0;
   for (int64_t begin = 0; begin < num_tokens; begin += rows) {
     const int64_t end = std::min(begin + rows, num_tokens);
     const TensorView hidden = a.final_norm_out.rows(begin, end);
-    const TensorView chunk = a.logits.rows(0, end - begin), loss = a.loss.rows(0, end - begin);
+    const TensorView chunk = a.logits.rows(0, end - begin);
     logits(chunk, hidden, stream);
-    softmax_cross_entropy(loss, chunk, batch.targets.rows(begin, end), loss_scale, stream);
+    softmax_cross_entropy(a.losses.rows(begin, end), chunk, batch.targets.rows(begin, end),
+                          loss_scale, stream);
     linear_backward_weight(grad_tensors_.head, chunk, hidden, stream);
     linear_backward_input(a.grad_hidden.rows(begin, end), chunk, tensors_.head, Accumulate::kNo,
                           stream);
-    double chunk_loss = 0;
-    sum(view_of(&chunk_loss, {1}), loss, stream);
-    total += chunk_loss;
   }
-  return total;
+  sum(a.loss_sum, a.losses, stream);
 }
 
 /// On entry grad_branch is the gradient of the block's last branch and grad_residual that of the

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "mirabelle/core/copy.h"
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/files.h"
 #include "mirabelle/core/hdf5_file.h"
@@ -88,7 +89,8 @@ int64_t columns_of(const LogicalPiece& piece) {
 void write_tensors(Hdf5File& file, const std::string& group, const ParameterLayout& layout,
                    const TensorView& flat) {
   const std::vector<LogicalPiece> all_pieces = layout.pieces();
-  const float* values = flat.as<float>();
+  Buffer memory;
+  const float* values = on_host(flat, memory, Stream(flat.device)).as<float>();
   std::vector<float> tensor;
   for_each_tensor(all_pieces, [&](std::span<const LogicalPiece> pieces) {
     tensor.clear();
@@ -103,7 +105,9 @@ void write_tensors(Hdf5File& file, const std::string& group, const ParameterLayo
 void read_tensors(const Hdf5File& file, const std::string& group, const ParameterLayout& layout,
                   const TensorView& flat) {
   const std::vector<LogicalPiece> all_pieces = layout.pieces();
-  float* values = flat.as<float>();
+  const Buffer host = flat.device == Device::kCpu ? Buffer() : Buffer(flat.shape, flat.dtype);
+  const TensorView on_host = flat.device == Device::kCpu ? flat : host.view();
+  float* values = on_host.as<float>();
   size_t num_tensors = 0;
   for_each_tensor(all_pieces, [&](std::span<const LogicalPiece> pieces) {
     ++num_tensors;
@@ -122,6 +126,10 @@ void read_tensors(const Hdf5File& file, const std::string& group, const Paramete
   const size_t stored = file.names(group.empty() ? "/" : group).size();
   MIRABELLE_CHECK_DATA(stored == num_tensors, file.path().string(), ": holds ", stored,
                        " tensors, the configuration wants ", num_tensors);
+  if (flat.device == Device::kCpu) return;
+  const Stream stream(flat.device);
+  copy(flat, on_host, stream);
+  stream.synchronize();
 }
 
 std::vector<fs::path> list_checkpoints(const fs::path& output) {

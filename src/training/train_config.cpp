@@ -11,6 +11,9 @@ void TrainingConfig::visit(ConfigFields& fields) {
   fields.field("fit_steps_to_wall_time", fit_steps_to_wall_time,
                "time the first steps, then lower max_steps to what max_wall_seconds allows");
   fields.field("seed", seed, "of weights, dropout and data order");
+  fields.field("dtype", dtype,
+               "of weights and activations: float32, or (on cuda) bfloat16 with float32 master "
+               "weights, sums and gradients");
   fields.field("micro_batch_tokens", micro_batch_tokens,
                "tokens of one part: what one forward and backward pass takes");
   fields.field("global_batch_tokens", global_batch_tokens,
@@ -40,6 +43,8 @@ void TrainingConfig::check() const {
   MIRABELLE_CHECK_USAGE(max_steps >= 0, "training.max_steps must not be negative, is ", max_steps);
   MIRABELLE_CHECK_USAGE(!fit_steps_to_wall_time || max_wall_seconds > 0,
                         "training.fit_steps_to_wall_time needs training.max_wall_seconds");
+  MIRABELLE_CHECK_USAGE(dtype == "float32" || dtype == "bfloat16",
+                        "training.dtype must be float32 or bfloat16, not '", dtype, "'");
   MIRABELLE_CHECK_USAGE(micro_batch_tokens > 0, "training.micro_batch_tokens must be positive, is ",
                         micro_batch_tokens);
   MIRABELLE_CHECK_USAGE(global_batch_tokens > 0 && global_batch_tokens % micro_batch_tokens == 0,

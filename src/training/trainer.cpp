@@ -73,13 +73,16 @@ Trainer::Trainer(const TrainingConfig& config, const ParallelConfig& parallel, T
       validate_(std::move(validate)),
       tokenizer_file_(std::move(tokenizer_file)),
       stream_(model.device()),
+      batch_(model.device(), config.micro_batch_tokens),
       optimizer_(model.layout(), config, model.dtype(), model.device()),
       start_(now_seconds()) {
   MIRABELLE_CHECK_USAGE(config.num_parts() % group_.size() == 0,
                         "training.global_batch_tokens / training.micro_batch_tokens is ",
                         config.num_parts(), " parts, which must be divisible by the ",
                         group_.size(), " data-parallel ranks");
-  initialize_weights(model.weights(), model.layout(), model.config(), config.seed);
+  const Buffer values({model.layout().num_elements()}, wide(model.dtype()));
+  initialize_weights(values.view(), model.layout(), model.config(), config.seed);
+  optimizer_.set_weights(model.weights(), values.view(), stream_);
 }
 
 Trainer::StepResult Trainer::train_step(double learning_rate) {
@@ -99,8 +102,8 @@ Trainer::StepResult Trainer::train_step(double learning_rate) {
     const bool is_last = &part == &step.parts.back();
     auto reduce = [&](const TensorView& range) { reducer.add(range, stream_); };
     sums[0] += model_.forward_backward(
-        batch_view(part), 1.0 / static_cast<double>(step.num_tokens), dropout,
-        is_last ? Transformer::GradientsFinal(reduce) : nullptr, stream_);
+        batch_.upload(batch_view(part), stream_), 1.0 / static_cast<double>(step.num_tokens),
+        dropout, is_last ? Transformer::GradientsFinal(reduce) : nullptr, stream_);
     sums[1] += model_.training_flops(sequence_lengths(part));
   }
   reducer.finish(stream_);
@@ -244,8 +247,10 @@ void Trainer::prepare_output(const std::string& config_text) {
   state_ = {};
   if (const auto newest = newest_checkpoint(output)) {
     state_ = read_training_state(*newest);
-    read_checkpoint_tensors(*newest, model_.layout(),
-                            {model_.weights(), optimizer_.exp_avg(), optimizer_.exp_avg_sq()});
+    read_checkpoint_tensors(
+        *newest, model_.layout(),
+        {optimizer_.master(model_.weights()), optimizer_.exp_avg(), optimizer_.exp_avg_sq()});
+    optimizer_.round_weights(model_.weights(), stream_);
     if (group_.rank() == 0) {
       truncate_metrics(output / "metrics.jsonl", state_.step);
       spdlog::info("resume from {}", newest->string());
@@ -284,9 +289,10 @@ void Trainer::validate_now() {
 void Trainer::save_checkpoint() {
   const double start = now_seconds();
   if (group_.rank() == 0) {
-    write_checkpoint(checkpoint_folder(config_.output, state_.step), state_, model_.layout(),
-                     {model_.weights(), optimizer_.exp_avg(), optimizer_.exp_avg_sq()},
-                     config_text_, tokenizer_file_);
+    write_checkpoint(
+        checkpoint_folder(config_.output, state_.step), state_, model_.layout(),
+        {optimizer_.master(model_.weights()), optimizer_.exp_avg(), optimizer_.exp_avg_sq()},
+        config_text_, tokenizer_file_);
     remove_old_checkpoints(config_.output, config_.keep_checkpoints);
   }
   group_.barrier();

@@ -1,5 +1,8 @@
 #include "mirabelle/kernels/adamw.h"
 
+#include <optional>
+#include <string>
+
 #include "support/backends.h"
 #include "support/errors.h"
 #include "support/threads.h"
@@ -9,6 +12,7 @@ namespace {
 
 using Values = std::vector<double>;
 
+/// `parameter` is the master copy where the parameter has one.
 struct State {
   Values parameter, exp_avg, exp_avg_sq;
 };
@@ -19,10 +23,23 @@ State some_state(int64_t n) {
   return state;
 }
 
-/// Algorithm 2 of Loshchilov & Hutter 2019, with the schedule's multiplier inside learning_rate.
-void oracle(State& state, const Values& grad, const AdamWStep& step) {
+const AdamWStep kStep{.learning_rate = 0.01,
+                      .beta1 = 0.9,
+                      .beta2 = 0.98,
+                      .epsilon = 1e-8,
+                      .weight_decay = 0.1,
+                      .max_grad_norm = 2,
+                      .step = 3};
+/// With which kStep halves the gradients.
+constexpr double kGradSquares = 16;
+
+/// Algorithm 2 of Loshchilov & Hutter 2019, with the schedule's multiplier inside learning_rate and
+/// the gradient scaled down to the largest norm.
+void oracle(State& state, const Values& grad, const AdamWStep& step,
+            double grad_squares = kGradSquares) {
+  const double scale = std::min(1.0, step.max_grad_norm / std::sqrt(grad_squares));
   for (size_t i = 0; i < grad.size(); ++i) {
-    const double g = grad[i] * step.grad_scale;
+    const double g = grad[i] * scale;
     double &m = state.exp_avg[i], &v = state.exp_avg_sq[i], &p = state.parameter[i];
     m = step.beta1 * m + (1 - step.beta1) * g;
     v = step.beta2 * v + (1 - step.beta2) * g * g;
@@ -32,42 +49,55 @@ void oracle(State& state, const Values& grad, const AdamWStep& step) {
   }
 }
 
-class AdamWTest : public ::testing::TestWithParam<Backend> {
+class AdamWTest : public BackendTest {
  protected:
-  const Stream stream_{GetParam().device};
+  static bool has_master() { return wide(GetParam().dtype) != GetParam().dtype; }
 
-  /// The state after one update per gradient, step numbers from step.step on.
-  State run(const State& before, const std::vector<Values>& grads, AdamWStep step) {
+  /// The state after one update per gradient, step numbers from step.step on. Without grad_squares
+  /// the kernel gets none.
+  State run(const State& before, const std::vector<Values>& grads, AdamWStep step,
+            std::optional<double> grad_squares = kGradSquares) {
     const int64_t n = static_cast<int64_t>(before.parameter.size());
     const Buffer parameter = make_tensor(GetParam(), {n}, before.parameter);
-    const Buffer exp_avg = make_tensor(GetParam(), {n}, before.exp_avg);
-    const Buffer exp_avg_sq = make_tensor(GetParam(), {n}, before.exp_avg_sq);
+    const Buffer master = make_wide_tensor(GetParam(), {n}, before.parameter);
+    const Buffer exp_avg = make_wide_tensor(GetParam(), {n}, before.exp_avg);
+    const Buffer exp_avg_sq = make_wide_tensor(GetParam(), {n}, before.exp_avg_sq);
+    const Buffer squares =
+        make_tensor(GetParam().device, DType::kFloat64, {1}, Values(1, grad_squares.value_or(0.0)));
     for (const Values& grad : grads) {
-      adamw_update(parameter.view(), exp_avg.view(), exp_avg_sq.view(),
-                   make_tensor(GetParam(), {n}, grad).view(), step, stream_);
+      adamw_update(parameter.view(), has_master() ? master.view() : TensorView{}, exp_avg.view(),
+                   exp_avg_sq.view(), make_wide_tensor(GetParam(), {n}, grad).view(),
+                   grad_squares ? squares.view() : TensorView{}, step, stream_);
       ++step.step;
     }
-    return {to_doubles(parameter.view()), to_doubles(exp_avg.view()),
-            to_doubles(exp_avg_sq.view())};
+    const State after{to_doubles(has_master() ? master.view() : parameter.view()),
+                      to_doubles(exp_avg.view()), to_doubles(exp_avg_sq.view())};
+    if (has_master()) {
+      Values rounded = after.parameter;
+      for (double& value : rounded) value = BFloat16(static_cast<float>(value));
+      EXPECT_EQ(to_doubles(parameter.view()), rounded);
+    }
+    return after;
   }
 
+  /// What is compared is in the wide dtype.
+  static double tolerance() { return has_master() ? 1e-5 : GetParam().tolerance; }
+
   void expect_state(const State& actual, const State& expected) {
-    expect_near(actual.parameter, expected.parameter, GetParam().tolerance, "parameter");
-    expect_near(actual.exp_avg, expected.exp_avg, GetParam().tolerance, "exp_avg");
-    expect_near(actual.exp_avg_sq, expected.exp_avg_sq, GetParam().tolerance, "exp_avg_sq");
+    expect_near(actual.parameter, expected.parameter, tolerance(), "parameter");
+    expect_near(actual.exp_avg, expected.exp_avg, tolerance(), "exp_avg");
+    expect_near(actual.exp_avg_sq, expected.exp_avg_sq, tolerance(), "exp_avg_sq");
+  }
+  void expect_same_bits(const State& actual, const State& expected) {
+    EXPECT_EQ(actual.parameter, expected.parameter);
+    EXPECT_EQ(actual.exp_avg, expected.exp_avg);
+    EXPECT_EQ(actual.exp_avg_sq, expected.exp_avg_sq);
   }
 };
 
-const AdamWStep kStep{.learning_rate = 0.01,
-                      .beta1 = 0.9,
-                      .beta2 = 0.98,
-                      .epsilon = 1e-8,
-                      .weight_decay = 0.1,
-                      .grad_scale = 0.5,
-                      .step = 3};
-
 TEST_P(AdamWTest, OneStepFollowsTheFormula) {
-  for (int64_t n : {0, 1, 7, 17, 1000, 40001}) {
+  for (int64_t n : {0, 1, 7, 8, 17, 1000, 40001}) {
+    SCOPED_TRACE(n);
     const Values grad = random_values(n, 4);
     State expected = some_state(n);
     const State actual = run(expected, {grad}, kStep);
@@ -90,6 +120,34 @@ TEST_P(AdamWTest, TenStepsFromZeroFollowTheFormula) {
   expect_state(actual, expected);
 }
 
+TEST_P(AdamWTest, GradientsAreScaledDownToTheLargestNorm) {
+  const State before = some_state(100);
+  const Values grad = random_values(100, 4);
+  Values half = grad;
+  for (double& value : half) value /= 2;
+  expect_same_bits(run(before, {grad}, kStep, 16), run(before, {half}, kStep, std::nullopt));
+  for (double grad_squares : {4.5, 1000.0, 1e20}) {
+    State expected = before;
+    oracle(expected, grad, kStep, grad_squares);
+    expect_state(run(before, {grad}, kStep, grad_squares), expected);
+  }
+}
+
+TEST_P(AdamWTest, GradientsWithinTheLargestNormAreNotScaled) {
+  const State before = some_state(100);
+  const Values grad = random_values(100, 4);
+  const State unscaled = run(before, {grad}, kStep, std::nullopt);
+  State expected = before;
+  oracle(expected, grad, kStep, 0);
+  expect_state(unscaled, expected);
+  for (double grad_squares : {0.0, 3.9, 4.0}) {
+    expect_same_bits(run(before, {grad}, kStep, grad_squares), unscaled);
+  }
+  AdamWStep unlimited = kStep;
+  unlimited.max_grad_norm = AdamWStep().max_grad_norm;
+  expect_same_bits(run(before, {grad}, unlimited, 1e20), unscaled);
+}
+
 TEST_P(AdamWTest, FirstStepMovesByTheLearningRateWhateverTheGradientsSize) {
   const State zero{Values(3, 0.0), Values(3, 0.0), Values(3, 0.0)};
   const AdamWStep first{.learning_rate = 0.25};
@@ -99,7 +157,7 @@ TEST_P(AdamWTest, FirstStepMovesByTheLearningRateWhateverTheGradientsSize) {
 
 TEST_P(AdamWTest, WithoutGradientOnlyDecays) {
   const State before{{2, -4}, {0, 0}, {0, 0}};
-  expect_near(run(before, {{0, 0}}, kStep).parameter, {2 - 0.002, -4 + 0.004}, GetParam().tolerance,
+  expect_near(run(before, {{0, 0}}, kStep).parameter, {2 - 0.002, -4 + 0.004}, tolerance(),
               "parameter");
 }
 
@@ -134,7 +192,34 @@ TEST_P(AdamWTest, UpdatingARangeInPiecesIsTheSame) {  // as optimizers sharded o
   }
 }
 
+TEST_P(AdamWTest, RangesMayBeginAnywhere) {  // not only where 16 bytes do
+  const int64_t n = 100, begin = 3, end = 90;
+  const Values grad = random_values(n, 4);
+  const State before = some_state(n);
+  State expected = before;
+  oracle(expected, grad, kStep);
+  const Buffer parameter = make_tensor(GetParam(), {n}, before.parameter);
+  const Buffer master = make_wide_tensor(GetParam(), {n}, before.parameter);
+  const Buffer exp_avg = make_wide_tensor(GetParam(), {n}, before.exp_avg);
+  const Buffer exp_avg_sq = make_wide_tensor(GetParam(), {n}, before.exp_avg_sq);
+  const Buffer gradient = make_wide_tensor(GetParam(), {n}, grad);
+  const Buffer squares =
+      make_tensor(GetParam().device, DType::kFloat64, {1}, Values(1, kGradSquares));
+  adamw_update(parameter.view().rows(begin, end),
+               has_master() ? master.view().rows(begin, end) : TensorView{},
+               exp_avg.view().rows(begin, end), exp_avg_sq.view().rows(begin, end),
+               gradient.view().rows(begin, end), squares.view(), kStep, stream_);
+  const Values actual = to_doubles(has_master() ? master.view() : parameter.view());
+  for (int64_t i = 0; i < n; ++i) {
+    const bool inside = i >= begin && i < end;
+    EXPECT_NEAR(actual[i], inside ? expected.parameter[i] : before.parameter[i],
+                tolerance() * (1 + std::abs(expected.parameter[i])))
+        << i;
+  }
+}
+
 TEST_P(AdamWTest, DoesNotDependOnTheNumberOfThreads) {
+  if (GetParam().device != Device::kCpu) GTEST_SKIP() << "CPU only";
   const int64_t n = 50003;
   const Values grad = random_values(n, 4);
   const State before = some_state(n);
@@ -142,29 +227,50 @@ TEST_P(AdamWTest, DoesNotDependOnTheNumberOfThreads) {
 }
 
 TEST_P(AdamWTest, RefusesOperandsThatDisagree) {
-  const Buffer x = make_tensor(GetParam(), {4}, Values(4, 0.0));
-  const Buffer y = make_tensor(GetParam(), {3}, Values(3, 0.0));
-  const TensorView a = x.view(), b = y.view();
+  const Buffer narrow = make_tensor(GetParam(), {4}, Values(4, 0.0));
+  const Buffer four = make_wide_tensor(GetParam(), {4}, Values(4, 0.0));
+  const Buffer three = make_wide_tensor(GetParam(), {3}, Values(3, 0.0));
+  const Buffer two_squares = make_tensor(GetParam().device, DType::kFloat64, {2}, Values(2, 0.0));
+  const Buffer integer = make_int_tensor(GetParam(), {1});
+  const TensorView p = narrow.view(), a = four.view(), b = three.view();
+  const TensorView master = has_master() ? a : TensorView{};
+  const auto update = [&](const TensorView& parameter, const TensorView& exp_avg,
+                          const TensorView& exp_avg_sq, const TensorView& grad,
+                          const AdamWStep& step) {
+    adamw_update(parameter, master, exp_avg, exp_avg_sq, grad, {}, step, stream_);
+  };
   expect_error("parameter has shape [2, 2], wanted [n]", [&] {
-    adamw_update(a.reshaped({2, 2}), a, a, a, kStep, stream_);
+    update(p.reshaped({2, 2}), a, a, a, kStep);
   });
-  expect_error("exp_avg has shape [3], wanted [4]",
-               [&] { adamw_update(a, b, a, a, kStep, stream_); });
-  expect_error("exp_avg_sq has shape [3], wanted [4]",
-               [&] { adamw_update(a, a, b, a, kStep, stream_); });
-  expect_error("grad has shape [3], wanted [4]", [&] { adamw_update(a, a, a, b, kStep, stream_); });
+  expect_error("exp_avg has shape [3], wanted [4]", [&] { update(p, b, a, a, kStep); });
+  expect_error("exp_avg_sq has shape [3], wanted [4]", [&] { update(p, a, b, a, kStep); });
+  expect_error("grad has shape [3], wanted [4]", [&] { update(p, a, a, b, kStep); });
+  const std::string dtype = to_string(GetParam().dtype);
+  if (has_master()) {
+    expect_error("a " + dtype + " parameter needs a master copy",
+                 [&] { adamw_update(p, {}, a, a, a, {}, kStep, stream_); });
+    expect_error("master has shape [3], wanted [4]",
+                 [&] { adamw_update(p, b, a, a, a, {}, kStep, stream_); });
+    expect_error("master is " + dtype, [&] { adamw_update(p, p, a, a, a, {}, kStep, stream_); });
+    expect_error("grad is " + dtype, [&] { update(p, a, a, p, kStep); });
+  } else {
+    expect_error("a " + dtype + " parameter has no master copy",
+                 [&] { adamw_update(p, a, a, a, a, {}, kStep, stream_); });
+  }
+  expect_error("grad_squares has shape [2], wanted [1]",
+               [&] { adamw_update(p, master, a, a, a, two_squares.view(), kStep, stream_); });
+  expect_error("grad_squares is int32, wanted float64",
+               [&] { adamw_update(p, master, a, a, a, integer.view(), kStep, stream_); });
   AdamWStep bad = kStep;
   bad.step = 0;
-  expect_error("counts its steps from 1, not 0", [&] { adamw_update(a, a, a, a, bad, stream_); });
+  expect_error("counts its steps from 1, not 0", [&] { update(p, a, a, a, bad); });
   for (double beta : {-0.1, 1.0}) {
     bad = kStep;
     bad.beta1 = beta;
-    expect_error("wants beta1 and beta2 in [0, 1)",
-                 [&] { adamw_update(a, a, a, a, bad, stream_); });
+    expect_error("wants beta1 and beta2 in [0, 1)", [&] { update(p, a, a, a, bad); });
     bad = kStep;
     bad.beta2 = beta;
-    expect_error("wants beta1 and beta2 in [0, 1)",
-                 [&] { adamw_update(a, a, a, a, bad, stream_); });
+    expect_error("wants beta1 and beta2 in [0, 1)", [&] { update(p, a, a, a, bad); });
   }
 }
 

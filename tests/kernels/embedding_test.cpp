@@ -1,5 +1,7 @@
 #include "mirabelle/kernels/embedding.h"
 
+#include <string>
+
 #include "support/backends.h"
 #include "support/dropout_oracle.h"
 #include "support/errors.h"
@@ -18,10 +20,8 @@ Indices some_tokens(int64_t n, int64_t vocab_size) {
   return tokens;
 }
 
-class EmbeddingTest : public ::testing::TestWithParam<Backend> {
+class EmbeddingTest : public BackendTest {
  protected:
-  const Stream stream_{GetParam().device};
-
   Dropout dropout(double rate, const std::vector<int32_t>& lengths) {
     coordinates_ = packed_coordinates(lengths, 3);
     sequence_ids_ = make_int_tensor(GetParam(), coordinates_.sequence_ids);
@@ -46,7 +46,7 @@ class EmbeddingTest : public ::testing::TestWithParam<Backend> {
 
   Values forward(const Values& table, int64_t vocab_size, const Indices& tokens,
                  int64_t hidden_size, const Dropout& dropout) {
-    Buffer out({static_cast<int64_t>(tokens.size()), hidden_size}, GetParam().dtype);
+    const Buffer out = empty_tensor(GetParam(), {static_cast<int64_t>(tokens.size()), hidden_size});
     embedding_forward(out.view(), make_int_tensor(GetParam(), tokens).view(),
                       make_tensor(GetParam(), {vocab_size, hidden_size}, table).view(), dropout,
                       stream_);
@@ -54,11 +54,16 @@ class EmbeddingTest : public ::testing::TestWithParam<Backend> {
   }
   Values backward(const Values& before, int64_t vocab_size, const Indices& tokens,
                   const Values& grad_out, int64_t hidden_size, const Dropout& dropout) {
-    Buffer grad = make_tensor(GetParam(), {vocab_size, hidden_size}, before);
+    const Buffer grad = make_wide_tensor(GetParam(), {vocab_size, hidden_size}, before);
     const Shape shape{static_cast<int64_t>(tokens.size()), hidden_size};
     embedding_backward(grad.view(), make_tensor(GetParam(), shape, grad_out).view(),
                        make_int_tensor(GetParam(), tokens).view(), dropout, stream_);
     return to_doubles(grad.view());
+  }
+
+  /// Sums are computed in the wide dtype.
+  static double grad_tolerance() {
+    return GetParam().dtype == DType::kBFloat16 ? 1e-5 : GetParam().tolerance;
   }
 
   Coordinates coordinates_;
@@ -67,7 +72,7 @@ class EmbeddingTest : public ::testing::TestWithParam<Backend> {
 
 TEST_P(EmbeddingTest, ForwardCopiesRows) {
   for (const auto& [n, vocab, hidden] :
-       {std::array<int64_t, 3>{1, 1, 1}, {7, 5, 3}, {1000, 17, 129}}) {
+       {std::array<int64_t, 3>{1, 1, 1}, {7, 5, 3}, {1000, 17, 129}, {500, 17, 264}}) {
     const Values table = random_values(vocab * hidden, 1);
     const Indices tokens = some_tokens(n, vocab);
     EXPECT_EQ(forward(table, vocab, tokens, hidden, {}), oracle_forward(table, tokens, hidden, {}));
@@ -94,7 +99,24 @@ TEST_P(EmbeddingTest, BackwardMatchesFiniteDifferences) {
         [&](const Values& x) { return dot(oracle_forward(x, tokens, hidden, some), grad_out); },
         table);
     expect_near(backward(Values(5 * hidden, 0.0), 5, tokens, grad_out, hidden, some), expected,
-                4 * GetParam().tolerance + 1e-8, "grad_table");
+                4 * grad_tolerance() + 1e-8, "grad_table");
+  }
+}
+
+TEST_P(EmbeddingTest, BackwardSumsAllTokensOfARow) {
+  for (const auto& [n, vocab, hidden] :
+       {std::array<int64_t, 3>{1000, 17, 131}, {1000, 17, 264}, {300, 1, 8}, {5, 1000, 257}}) {
+    const Indices tokens = some_tokens(n, vocab);
+    const Values before = random_values(vocab * hidden, 1), grad_out = random_values(n * hidden, 2);
+    const Dropout some = dropout(0.3, {static_cast<int32_t>(n)});
+    Values expected = before;
+    for (int64_t t = 0; t < n; ++t) {
+      for (int64_t i = 0; i < hidden; ++i) {
+        expected[tokens[t] * hidden + i] += keep(some, t, i) * grad_out[t * hidden + i];
+      }
+    }
+    expect_near(backward(before, vocab, tokens, grad_out, hidden, some), expected,
+                10 * grad_tolerance(), "grad_table");
   }
 }
 
@@ -106,7 +128,7 @@ TEST_P(EmbeddingTest, BackwardAddsToTheGradient) {
 
 TEST_P(EmbeddingTest, BackwardAddsInTheOrderOfTheTokens) {
   // to which adding 1 changes nothing, so that the order shows in the result
-  const double large = GetParam().dtype == DType::kFloat32 ? 0x1p24 : 0x1p53;
+  const double large = wide(GetParam().dtype) == DType::kFloat32 ? 0x1p24 : 0x1p53;
   EXPECT_EQ(backward({0}, 1, {0, 0, 0}, {large, 1, -large}, 1, {}), (Values{0}));
   EXPECT_EQ(backward({0}, 1, {0, 0, 0}, {large, -large, 1}, 1, {}), (Values{1}));
 }
@@ -122,6 +144,8 @@ TEST_P(EmbeddingTest, ForwardAndBackwardDropTheSameElements) {
 }
 
 TEST_P(EmbeddingTest, DropsTheAskedFractionAndKeepsTheMean) {
+  // of the scale, which is the same for all elements
+  const double rounding = GetParam().dtype == DType::kBFloat16 ? 0x1p-8 : 0;
   const int64_t n = 1000, hidden = 128;
   for (double rate : {0.1, 0.5, 0.9}) {
     const Dropout some = dropout(rate, {400, 600});
@@ -136,12 +160,12 @@ TEST_P(EmbeddingTest, DropsTheAskedFractionAndKeepsTheMean) {
       dropped += value == 0;
       sum += value;
       if (value != 0) {
-        ASSERT_NEAR(value, 1 / (1 - rate), 1e-3 / (1 - rate));
+        ASSERT_NEAR(value, 1 / (1 - rate), (1e-3 + rounding) / (1 - rate));
       }
     }
     const double deviation = std::sqrt(rate * (1 - rate) / total);
     EXPECT_NEAR(dropped / total, rate, 5 * deviation + 1e-5);
-    EXPECT_NEAR(sum / total, 1, 5 * deviation / (1 - rate) + 1e-5);
+    EXPECT_NEAR(sum / total, 1, 5 * deviation / (1 - rate) + 1e-5 + rounding);
   }
 }
 
@@ -167,7 +191,17 @@ TEST_P(EmbeddingTest, TakesNoTokens) {
   EXPECT_EQ(backward({1, 2}, 1, {}, {}, 2, {}), (Values{1, 2}));
 }
 
+TEST_P(EmbeddingTest, GivesTheSameBitsEveryTime) {
+  const int64_t n = 3001, vocab = 23, hidden = 264;
+  const Dropout some = dropout(0.2, {3000, 1});
+  const Indices tokens = some_tokens(n, vocab);
+  const Values before = random_values(vocab * hidden, 1), grad_out = random_values(n * hidden, 2);
+  EXPECT_EQ(backward(before, vocab, tokens, grad_out, hidden, some),
+            backward(before, vocab, tokens, grad_out, hidden, some));
+}
+
 TEST_P(EmbeddingTest, DoesNotDependOnTheNumberOfThreads) {
+  if (GetParam().device != Device::kCpu) GTEST_SKIP() << "CPU only";
   const int64_t n = 701, vocab = 23, hidden = 131;
   const Dropout some = dropout(0.2, {700, 1});
   const Indices tokens = some_tokens(n, vocab);
@@ -180,7 +214,7 @@ TEST_P(EmbeddingTest, DoesNotDependOnTheNumberOfThreads) {
 
 TEST_P(EmbeddingTest, GatherRowsTakesRowsOfAnyRank) {
   const Values x = random_values(5 * 2 * 3, 1);
-  Buffer out({4, 2, 3}, GetParam().dtype, GetParam().device);
+  const Buffer out = empty_tensor(GetParam(), {4, 2, 3});
   gather_rows(out.view(), make_tensor(GetParam(), {5, 2, 3}, x).view(),
               make_int_tensor(GetParam(), {4, 0, 0, 2}).view(), stream_);
   Values expected;
@@ -189,26 +223,29 @@ TEST_P(EmbeddingTest, GatherRowsTakesRowsOfAnyRank) {
 }
 
 TEST_P(EmbeddingTest, GatherRowsTakesScalarsNothingAndManyRows) {
-  Buffer scalars({2}, GetParam().dtype), nothing({0, 3}, GetParam().dtype);
+  const Buffer scalars = empty_tensor(GetParam(), {2}), nothing = empty_tensor(GetParam(), {0, 3});
   gather_rows(scalars.view(), make_tensor(GetParam(), {3}, {7, 8, 9}).view(),
               make_int_tensor(GetParam(), {2, 1}).view(), stream_);
   EXPECT_EQ(to_doubles(scalars.view()), (Values{9, 8}));
   gather_rows(nothing.view(), make_tensor(GetParam(), {0, 3}, {}).view(),
               make_int_tensor(GetParam(), {}).view(), stream_);
-  const Values table = random_values(50 * 77, 1);
-  const Indices rows = some_tokens(2000, 50);
-  Buffer many({2000, 77}, GetParam().dtype);
-  gather_rows(many.view(), make_tensor(GetParam(), {50, 77}, table).view(),
-              make_int_tensor(GetParam(), rows).view(), stream_);
-  EXPECT_EQ(to_doubles(many.view()), oracle_forward(table, rows, 77, {}));
+  for (int64_t width : {77, 80}) {
+    const Values table = random_values(50 * width, 1);
+    const Indices rows = some_tokens(2000, 50);
+    const Buffer many = empty_tensor(GetParam(), {2000, width});
+    gather_rows(many.view(), make_tensor(GetParam(), {50, width}, table).view(),
+                make_int_tensor(GetParam(), rows).view(), stream_);
+    EXPECT_EQ(to_doubles(many.view()), oracle_forward(table, rows, width, {}));
+  }
 }
 
 TEST_P(EmbeddingTest, RefusesOperandsThatDisagree) {
   const Backend& backend = GetParam();
   const Buffer table = make_tensor(backend, {3, 4}, Values(12, 0.0));
   const Buffer out = make_tensor(backend, {2, 4}, Values(8, 0.0));
+  const Buffer grad_table = make_wide_tensor(backend, {3, 4}, Values(12, 0.0));
   const Buffer tokens = make_int_tensor(backend, {0, 2});
-  const TensorView t = table.view(), y = out.view(), i = tokens.view();
+  const TensorView t = table.view(), y = out.view(), i = tokens.view(), dt = grad_table.view();
   expect_error("table has shape [12], wanted",
                [&] { embedding_forward(y, i, t.reshaped({12}), {}, stream_); });
   expect_error("out has shape [8], wanted",
@@ -219,11 +256,11 @@ TEST_P(EmbeddingTest, RefusesOperandsThatDisagree) {
   expect_error("tokens has shape [1], wanted [2]",
                [&] { embedding_forward(y, i.rows(0, 1), t, {}, stream_); });
   expect_error("grad_table has shape [12], wanted",
-               [&] { embedding_backward(t.reshaped({12}), y, i, {}, stream_); });
+               [&] { embedding_backward(dt.reshaped({12}), y, i, {}, stream_); });
   expect_error("grad_out has shape [8], wanted",
-               [&] { embedding_backward(t, y.reshaped({8}), i, {}, stream_); });
+               [&] { embedding_backward(dt, y.reshaped({8}), i, {}, stream_); });
   expect_error("tokens has shape [1], wanted [2]",
-               [&] { embedding_backward(t, y, i.rows(0, 1), {}, stream_); });
+               [&] { embedding_backward(dt, y, i.rows(0, 1), {}, stream_); });
   expect_error("out has shape [4, 2], wanted rows of x, of shape [3, 4]", [&] {
     gather_rows(y.reshaped({4, 2}), t, i, stream_);
   });
@@ -235,13 +272,15 @@ TEST_P(EmbeddingTest, RefusesOperandsThatDisagree) {
 
 TEST_P(EmbeddingTest, RefusesIndicesOutOfRange) {
   const Backend& backend = GetParam();
+  if (backend.device != Device::kCpu) GTEST_SKIP() << "CPU only";
   const Buffer table = make_tensor(backend, {3, 4}, Values(12, 0.0));
   const Buffer out = make_tensor(backend, {2, 4}, Values(8, 0.0));
+  const Buffer grad_table = make_wide_tensor(backend, {3, 4}, Values(12, 0.0));
   const Buffer high = make_int_tensor(backend, {2, 3}), low = make_int_tensor(backend, {-1, 0});
   expect_error("tokens[1] is 3, wanted 0 .. 2",
                [&] { embedding_forward(out.view(), high.view(), table.view(), {}, stream_); });
   expect_error("tokens[0] is -1, wanted 0 .. 2",
-               [&] { embedding_backward(table.view(), out.view(), low.view(), {}, stream_); });
+               [&] { embedding_backward(grad_table.view(), out.view(), low.view(), {}, stream_); });
   expect_error("indices[1] is 3, wanted 0 .. 2",
                [&] { gather_rows(out.view(), table.view(), high.view(), stream_); });
 }
@@ -262,10 +301,11 @@ TEST_P(EmbeddingTest, RefusesBadDropout) {
   }
   Dropout short_ids = good, no_positions = good, wrong_type = good;
   short_ids.sequence_ids = good.sequence_ids.rows(0, 1);
-  expect_error("the sequence ID and position of 2 tokens on cpu, got [1]", [&] { run(short_ids); });
+  const std::string wanted =
+      std::string("the sequence ID and position of 2 tokens on ") + to_string(GetParam().device);
+  expect_error(wanted + ", got [1]", [&] { run(short_ids); });
   no_positions.positions = {};
-  expect_error("the sequence ID and position of 2 tokens on cpu, got []",
-               [&] { run(no_positions); });
+  expect_error(wanted + ", got []", [&] { run(no_positions); });
   wrong_type.positions = out.view().reshaped({8}).rows(0, 2);
   expect_error("wanted a int32 tensor", [&] { run(wrong_type); });
 }

@@ -1,6 +1,8 @@
 #include "mirabelle/kernels/matmul.h"
 
+#include <array>
 #include <limits>
+#include <string>
 
 #include "support/backends.h"
 #include "support/errors.h"
@@ -25,25 +27,42 @@ Values oracle(const Values& a, bool transpose_a, const Values& b, bool transpose
   return start;
 }
 
-class MatmulTest : public ::testing::TestWithParam<Backend> {
+class MatmulTest : public BackendTest {
  protected:
-  const Stream stream_{GetParam().device};
-
   Buffer tensor(const Shape& shape, const Values& values) {
     return make_tensor(GetParam(), shape, values);
+  }
+
+  Buffer wide_tensor(const Shape& shape, const Values& values) {
+    return make_wide_tensor(GetParam(), shape, values);
+  }
+
+  /// Of results in the wide dtype.
+  static double wide_tolerance() {
+    return GetParam().dtype == DType::kBFloat16 ? 1e-5 : GetParam().tolerance;
+  }
+  /// Of sums of k products. Those of bfloat16 are taken in float32 and then rounded once.
+  static double tolerance(int64_t k) {
+    return GetParam().dtype == DType::kBFloat16 ? GetParam().tolerance
+                                                : GetParam().tolerance * std::sqrt(1.0 + k);
   }
 
   void expect_formula(int64_t m, int64_t n, int64_t k, bool transpose_a, bool transpose_b,
                       Accumulate accumulate) {
     const Values a = random_values(m * k, 1), b = random_values(k * n, 2);
     const Values before = random_values(m * n, 3);
-    Buffer out = tensor({m, n}, before);
-    matmul(out.view(), tensor(transpose_a ? Shape{k, m} : Shape{m, k}, a).view(), transpose_a,
-           tensor(transpose_b ? Shape{n, k} : Shape{k, n}, b).view(), transpose_b, accumulate,
-           stream_);
     const Values start = accumulate == Accumulate::kYes ? before : Values(m * n, 0.0);
-    expect_near(to_doubles(out.view()), oracle(a, transpose_a, b, transpose_b, start, m, n, k),
-                GetParam().tolerance * std::sqrt(1.0 + k), "out");
+    const Values expected = oracle(a, transpose_a, b, transpose_b, start, m, n, k);
+    const Buffer left = tensor(transpose_a ? Shape{k, m} : Shape{m, k}, a);
+    const Buffer right = tensor(transpose_b ? Shape{n, k} : Shape{k, n}, b);
+    const Buffer out = tensor({m, n}, before), wide_out = wide_tensor({m, n}, before);
+    const auto multiply = [&](const Buffer& to) {
+      matmul(to.view(), left.view(), transpose_a, right.view(), transpose_b, accumulate, stream_);
+      return to_doubles(to.view());
+    };
+    expect_near(multiply(out), expected, tolerance(k), "out");
+    if (wide_out.view().dtype == out.view().dtype) return;
+    expect_near(multiply(wide_out), expected, wide_tolerance() * std::sqrt(1.0 + k), "wide out");
   }
 
   void expect_formula_for_all_transpositions(int64_t m, int64_t n, int64_t k,
@@ -72,6 +91,7 @@ TEST_P(MatmulTest, VectorsAsMatricesFollowTheFormula) {
 
 TEST_P(MatmulTest, MatricesOfSeveralTilesFollowTheFormula) {
   expect_formula_for_all_transpositions(300, 143, 129, Accumulate::kNo);
+  expect_formula_for_all_transpositions(256, 192, 320, Accumulate::kNo);
 }
 
 TEST_P(MatmulTest, LargeTilesFollowTheFormula) {
@@ -82,6 +102,11 @@ TEST_P(MatmulTest, LargeTilesFollowTheFormula) {
 TEST_P(MatmulTest, AddsToOutWhereAsked) {
   expect_formula_for_all_transpositions(7, 5, 3, Accumulate::kYes);
   expect_formula_for_all_transpositions(150, 143, 67, Accumulate::kYes);
+}
+
+TEST_P(MatmulTest, SumsOfManyTermsFollowTheFormula) {  // as those of weight gradients
+  expect_formula(64, 48, 3001, true, false, Accumulate::kYes);
+  expect_formula(64, 64, 4096, true, false, Accumulate::kYes);
 }
 
 TEST_P(MatmulTest, OverwritesEvenNaN) {
@@ -116,7 +141,32 @@ TEST_P(MatmulTest, EmptyOutputsAreLeftAlone) {
   EXPECT_EQ(rows.view().num_elements() + columns.view().num_elements(), 0);
 }
 
+TEST_P(MatmulTest, OperandsMayBeginAnywhere) {  // not only where 16 bytes do
+  const Values a = random_values(9 * 3, 1), b = random_values(5 * 3, 2);
+  const Buffer left = tensor({9, 3}, a), right = tensor({5, 3}, b);
+  const Buffer out = tensor({9, 5}, Values(45, 7.0));
+  matmul(out.view().rows(1, 9), left.view().rows(1, 9), false, right.view(), true, Accumulate::kNo,
+         stream_);
+  Values expected = oracle(a, false, b, true, Values(45, 0.0), 9, 5, 3);
+  std::fill(expected.begin(), expected.begin() + 5, 7.0);
+  expect_near(to_doubles(out.view()), expected, 2 * GetParam().tolerance, "out");
+}
+
+TEST_P(MatmulTest, GivesTheSameBitsEveryTime) {
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{64, 64, 3001}, {64, 128, 8192}}) {
+    const Buffer a = tensor({k, m}, random_values(m * k, 1));
+    const Buffer b = tensor({k, n}, random_values(k * n, 2));
+    const auto product = [&, m = m, n = n] {
+      const Buffer out = wide_tensor({m, n}, Values(m * n, 0.0));
+      linear_backward_weight(out.view(), a.view(), b.view(), stream_);
+      return to_doubles(out.view());
+    };
+    EXPECT_EQ(product(), product());
+  }
+}
+
 TEST_P(MatmulTest, DoesNotDependOnTheNumberOfThreads) {
+  if (GetParam().device != Device::kCpu) GTEST_SKIP() << "CPU only";
   // a weight gradient, whose inner dimension oneDNN would split over threads, and an ordinary one
   for (const auto& [m, n, k] : {std::array<int64_t, 3>{64, 64, 3001}, {515, 130, 64}}) {
     const Buffer a = tensor({k, m}, random_values(m * k, 1));
@@ -143,18 +193,19 @@ TEST_P(MatmulTest, LinearBackwardMatchesFiniteDifferences) {
   const auto loss = [&](const Values& some_x, const Values& some_weight) {
     return dot(oracle(some_x, false, some_weight, true, Values(36, 0.0), 9, 4, 5), grad_out);
   };
-  Buffer grad_x = tensor({9, 5}, Values(45, 7.0)), grad_weight = tensor({4, 5}, Values(20, 0.5));
+  const Buffer grad_x = tensor({9, 5}, Values(45, 7.0));
+  const Buffer grad_weight = wide_tensor({4, 5}, Values(20, 0.5));
   linear_backward_input(grad_x.view(), tensor({9, 4}, grad_out).view(),
                         tensor({4, 5}, weight).view(), Accumulate::kNo, stream_);
   linear_backward_weight(grad_weight.view(), tensor({9, 4}, grad_out).view(),
                          tensor({9, 5}, x).view(), stream_);
-  const double tolerance = 10 * GetParam().tolerance + 1e-8;
   expect_near(to_doubles(grad_x.view()),
-              finite_differences([&](const Values& v) { return loss(v, weight); }, x), tolerance,
-              "grad_x");
+              finite_differences([&](const Values& v) { return loss(v, weight); }, x),
+              10 * GetParam().tolerance + 1e-8, "grad_x");
   Values expected = finite_differences([&](const Values& v) { return loss(x, v); }, weight);
   for (double& value : expected) value += 0.5;  // weight gradients accumulate
-  expect_near(to_doubles(grad_weight.view()), expected, tolerance, "grad_weight");
+  expect_near(to_doubles(grad_weight.view()), expected, 10 * wide_tolerance() + 1e-8,
+              "grad_weight");
 }
 
 TEST_P(MatmulTest, LinearBackwardInputCanAccumulate) {
@@ -171,7 +222,7 @@ TEST_P(MatmulTest, LinearBackwardInputCanAccumulate) {
 TEST_P(MatmulTest, RefusesOperandsThatDisagree) {
   const Buffer a = tensor({2, 4}, Values(8, 0.0)), b = tensor({4, 3}, Values(12, 0.0));
   const Buffer out = tensor({2, 3}, Values(6, 0.0)), cube = tensor({2, 3, 1}, Values(6, 0.0));
-  const Buffer integers({2, 3}, DType::kInt32);
+  const Buffer integers({2, 3}, DType::kInt32, GetParam().device);
   const auto product = [&](const TensorView& c, const TensorView& x, const TensorView& y) {
     matmul(c, x, false, y, false, Accumulate::kNo, stream_);
   };
@@ -185,24 +236,33 @@ TEST_P(MatmulTest, RefusesOperandsThatDisagree) {
                [&] { product(a.view(), a.view(), b.view()); });
   expect_error("out is int32, wanted", [&] { product(integers.view(), a.view(), b.view()); });
   TensorView elsewhere = out.view();
-  elsewhere.device = Device::kCuda;
-  expect_error("out is on cuda, wanted cpu", [&] { product(elsewhere, a.view(), b.view()); });
+  elsewhere.device = GetParam().device == Device::kCpu ? Device::kCuda : Device::kCpu;
+  expect_error(std::string("out is on ") + to_string(elsewhere.device) + ", wanted " +
+                   to_string(GetParam().device),
+               [&] { product(elsewhere, a.view(), b.view()); });
   TensorView nowhere = out.view();
   nowhere.data = nullptr;
   expect_error("out [2, 3] has no memory", [&] { product(nowhere, a.view(), b.view()); });
 }
 
-TEST(MatmulDispatchTest, RefusesIntegersAndMissingDevices) {
+TEST(MatmulDispatchTest, RefusesIntegers) {
   const Buffer integers({2, 2}, DType::kInt32);
-  expect_error("no kernel for dtype int32", [&] {
+  expect_error("no kernel for int32 on cpu", [&] {
     matmul(integers.view(), integers.view(), false, integers.view(), false, Accumulate::kNo,
            Stream());
   });
-  const Buffer floats({2, 2}, DType::kFloat32);
-  TensorView gpu = floats.view();
+}
+
+TEST(MatmulDispatchTest, RefusesWhatCudaDoesNotHave) {
+  const Buffer doubles({2, 2}, DType::kFloat64);
+  TensorView gpu = doubles.view();
   gpu.device = Device::kCuda;
-  expect_error("no cuda backend",
-               [&] { matmul(gpu, gpu, false, gpu, false, Accumulate::kNo, Stream()); });
+#ifdef MIRABELLE_CUDA
+  const std::string message = "no kernel for float64 on cuda";
+#else
+  const std::string message = "no cuda backend";
+#endif
+  expect_error(message, [&] { matmul(gpu, gpu, false, gpu, false, Accumulate::kNo, Stream()); });
 }
 
 MIRABELLE_INSTANTIATE_BACKENDS(MatmulTest);

@@ -1,6 +1,6 @@
 #include "mirabelle/kernels/reduce.h"
 
-#include <cstring>
+#include <string>
 
 #include "support/backends.h"
 #include "support/errors.h"
@@ -11,10 +11,15 @@ namespace {
 
 using Values = std::vector<double>;
 
-class ReduceTest : public ::testing::TestWithParam<Backend> {
- protected:
-  const Stream stream_{GetParam().device};
+/// Numbers of so many sizes that their sum in float64 depends on the order.
+Values numbers_of_all_sizes(int64_t n) {
+  Values values = random_values(n, 1);
+  for (int64_t i = 0; i < n; ++i) values[i] = std::ldexp(values[i], i % 61 - 30);
+  return values;
+}
 
+class ReduceTest : public BackendTest {
+ protected:
   template <typename Kernel>
   double run(Kernel kernel, const Values& x) {
     const Buffer out({1}, DType::kFloat64, GetParam().device);
@@ -25,7 +30,7 @@ class ReduceTest : public ::testing::TestWithParam<Backend> {
 };
 
 TEST_P(ReduceTest, SumsFollowTheFormulaInFloat64) {
-  for (int64_t n : {0, 1, 7, 1000, 4095, 4097, 70001, 1200007}) {
+  for (int64_t n : {0, 1, 7, 1000, 4095, 4096, 4097, 70001, 1200007}) {
     const Values x = random_values(n, 1);
     long double total = 0, squares = 0;
     for (double value : x) total += value, squares += static_cast<long double>(value) * value;
@@ -42,14 +47,30 @@ TEST_P(ReduceTest, ManySmallNumbersAreNotLost) {
 }
 
 TEST_P(ReduceTest, TakesAnyShape) {
-  const Buffer out({1}, DType::kFloat64);
+  const Buffer out({1}, DType::kFloat64, GetParam().device);
   sum(out.view(), make_tensor(GetParam(), {2, 3}, {1, 2, 3, 4, 5, 6}).view(), stream_);
   EXPECT_EQ(to_doubles(out.view())[0], 21);
 }
 
+TEST_P(ReduceTest, RangesMayBeginAnywhere) {  // not only where 16 bytes do
+  const Buffer out({1}, DType::kFloat64, GetParam().device);
+  const Buffer x = make_tensor(GetParam(), {5, 3}, Values(15, 0.5));
+  sum(out.view(), x.view().rows(1, 5), stream_);
+  EXPECT_EQ(to_doubles(out.view())[0], 6);
+}
+
+TEST_P(ReduceTest, GivesTheSameBitsEveryTime) {
+  for (int64_t n : {20001, 1200008}) {
+    const Values x = numbers_of_all_sizes(n);
+    EXPECT_EQ(run(sum, x), run(sum, x));
+    EXPECT_EQ(run(sum_of_squares, x), run(sum_of_squares, x));
+  }
+}
+
 TEST_P(ReduceTest, DoesNotDependOnTheNumberOfThreads) {
+  if (GetParam().device != Device::kCpu) GTEST_SKIP() << "CPU only";
   for (int64_t n : {20001, 1200007}) {
-    const Values x = random_values(n, 1);
+    const Values x = numbers_of_all_sizes(n);
     expect_same_for_any_number_of_threads([&] { return Values{run(sum, x)}; });
     expect_same_for_any_number_of_threads([&] { return Values{run(sum_of_squares, x)}; });
   }
@@ -63,23 +84,30 @@ TEST_P(ReduceTest, FillZeroClearsEveryElementOfAnyDtype) {
   EXPECT_EQ(to_doubles(x.view()), expected);
   const Buffer integers = make_int_tensor(GetParam(), {1, 2});
   fill_zero(integers.view(), stream_);
-  EXPECT_EQ(integers.view().as<int32_t>()[1], 0);
+  EXPECT_EQ(to_host<int32_t>(integers.view()), (std::vector<int32_t>{0, 0}));
   fill_zero(TensorView{nullptr, {0, 4}}, stream_);  // nothing to clear
 }
 
 TEST_P(ReduceTest, RefusesOperandsThatDisagree) {
+  const Device device = GetParam().device;
   const Buffer x = make_tensor(GetParam(), {4}, Values(4, 0.0));
-  const Buffer two({2}, DType::kFloat64), single({1}, DType::kFloat32), good({1}, DType::kFloat64);
+  const Buffer two({2}, DType::kFloat64, device), single({1}, DType::kFloat32, device);
+  const Buffer good({1}, DType::kFloat64, device);
   const auto integers = make_int_tensor(GetParam(), {1, 2});
   expect_error("out is float64 [2], wanted float64 [1]",
                [&] { sum(two.view(), x.view(), stream_); });
   expect_error("out is float32 [1], wanted float64 [1]",
                [&] { sum_of_squares(single.view(), x.view(), stream_); });
-  expect_error("no kernel for dtype int32", [&] { sum(good.view(), integers.view(), stream_); });
-  TensorView gpu = x.view();
-  gpu.device = Device::kCuda;
-  expect_error("out is on cpu, wanted cuda", [&] { sum(good.view(), gpu, stream_); });
-  expect_error("no cuda backend", [&] { fill_zero(gpu, stream_); });
+  expect_error(std::string("no kernel for int32 on ") + to_string(device),
+               [&] { sum(good.view(), integers.view(), stream_); });
+  TensorView elsewhere = x.view();
+  elsewhere.device = device == Device::kCpu ? Device::kCuda : Device::kCpu;
+  expect_error(
+      std::string("out is on ") + to_string(device) + ", wanted " + to_string(elsewhere.device),
+      [&] { sum(good.view(), elsewhere, stream_); });
+#ifndef MIRABELLE_CUDA
+  expect_error("no cuda backend", [&] { fill_zero(elsewhere, stream_); });
+#endif
 }
 
 MIRABELLE_INSTANTIATE_BACKENDS(ReduceTest);

@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "support/backends.h"
+#include "support/errors.h"
 
 namespace mirabelle::testing {
 namespace {
@@ -39,26 +40,6 @@ Ranking oracle(const std::vector<double>& scores, const std::vector<int32_t>& of
   return result;
 }
 
-Ranking run(const Backend& backend, const std::vector<double>& scores,
-            const std::vector<int32_t>& offsets, int64_t k) {
-  const int64_t num_segments = static_cast<int64_t>(offsets.size()) - 1;
-  const Buffer values =
-      make_tensor(backend, {num_segments, k}, std::vector<double>(num_segments * k, NAN));
-  const Buffer indices({num_segments, k}, DType::kInt32, backend.device);
-  const Buffer input = make_tensor(backend, {static_cast<int64_t>(scores.size())}, scores);
-  const Buffer segments = make_int_tensor(backend, offsets);
-  segmented_top_k(values.view(), indices.view(), input.view(), segments.view(),
-                  Stream(backend.device));
-  const int32_t* index = indices.view().as<int32_t>();
-  return {to_doubles(values.view()), {index, index + num_segments * k}};
-}
-
-void expect_sorted(const Backend& backend, const std::vector<double>& scores,
-                   const std::vector<int32_t>& offsets, int64_t k) {
-  EXPECT_TRUE(run(backend, scores, offsets, k) == oracle(scores, offsets, k))
-      << scores.size() << " scores, " << offsets.size() - 1 << " segments, k " << k;
-}
-
 /// Whole numbers below `levels`: many are equal.
 std::vector<double> coarse_values(int64_t n, int64_t levels, uint64_t seed) {
   Random random(random_key(seed, "test"));
@@ -67,21 +48,46 @@ std::vector<double> coarse_values(int64_t n, int64_t levels, uint64_t seed) {
   return values;
 }
 
-class TopKTest : public ::testing::TestWithParam<Backend> {};
-MIRABELLE_INSTANTIATE_BACKENDS(TopKTest);
+class TopKTest : public BackendTest {
+ protected:
+  Ranking run(const std::vector<double>& scores, const std::vector<int32_t>& offsets, int64_t k) {
+    const Backend& backend = GetParam();
+    const int64_t num_segments = static_cast<int64_t>(offsets.size()) - 1;
+    const Buffer values =
+        make_tensor(backend, {num_segments, k}, std::vector<double>(num_segments * k, NAN));
+    const Buffer indices({num_segments, k}, DType::kInt32, backend.device);
+    const Buffer input = make_tensor(backend, {static_cast<int64_t>(scores.size())}, scores);
+    const Buffer segments = make_int_tensor(backend, offsets);
+    segmented_top_k(values.view(), indices.view(), input.view(), segments.view(), stream_);
+    return {to_doubles(values.view()), to_host<int32_t>(indices.view())};
+  }
+
+  void expect_sorted(const std::vector<double>& scores, const std::vector<int32_t>& offsets,
+                     int64_t k) {
+    EXPECT_TRUE(run(scores, offsets, k) == oracle(scores, offsets, k))
+        << scores.size() << " scores, " << offsets.size() - 1 << " segments, k " << k;
+  }
+};
+MIRABELLE_INSTANTIATE_WIDE_BACKENDS(TopKTest);
+#ifdef MIRABELLE_CUDA
+// The only kernel that has float64 on CUDA, too.
+INSTANTIATE_TEST_SUITE_P(Float64OnCuda, TopKTest,
+                         ::testing::Values(Backend{Device::kCuda, DType::kFloat64, 1e-12}),
+                         backend_name);
+#endif
 
 TEST_P(TopKTest, EqualsAStableSortForSegmentsOfAllSizes) {
   const std::vector<int32_t> offsets = {0, 1, 1, 3, 66, 67, 130, 258, 1300, 1363, 5000, 5000};
   const auto scores = random_values(offsets.back(), 1);
   for (int64_t k : {1, 2, 3, 10, 50, 63, 64, 65, 200, 1000}) {
-    expect_sorted(GetParam(), scores, offsets, k);
+    expect_sorted(scores, offsets, k);
   }
 }
 
 TEST_P(TopKTest, EqualScoresComeInTheOrderOfTheirIndex) {
   for (int64_t levels : {1, 2, 7, 100}) {
     for (int64_t k : {1, 5, 64, 300}) {
-      expect_sorted(GetParam(), coarse_values(1000, levels, levels), {0, 130, 400, 1000}, k);
+      expect_sorted(coarse_values(1000, levels, levels), {0, 130, 400, 1000}, k);
     }
   }
 }
@@ -89,40 +95,61 @@ TEST_P(TopKTest, EqualScoresComeInTheOrderOfTheirIndex) {
 TEST_P(TopKTest, TakesTheBestOfManyInAnyOrder) {
   const int32_t n = 60'000;
   auto scores = random_values(n, 3);
-  for (int64_t k : {10, 1000}) expect_sorted(GetParam(), scores, {0, n}, k);
+  for (int64_t k : {10, 1000}) expect_sorted(scores, {0, n}, k);
   std::sort(scores.begin(), scores.end());
-  for (int64_t k : {10, 1000}) expect_sorted(GetParam(), scores, {0, n}, k);
+  for (int64_t k : {10, 1000}) expect_sorted(scores, {0, n}, k);
   std::reverse(scores.begin(), scores.end());
-  for (int64_t k : {10, 1000}) expect_sorted(GetParam(), scores, {0, n}, k);
+  for (int64_t k : {10, 1000}) expect_sorted(scores, {0, n}, k);
 }
 
 TEST_P(TopKTest, ShortSegmentsAreFilledUp) {
-  const Ranking ranking = run(GetParam(), {2, 5, 3}, {0, 2, 2, 3}, 3);
+  const Ranking ranking = run({2, 5, 3}, {0, 2, 2, 3}, 3);
   EXPECT_EQ(ranking.values,
             (std::vector<double>{5, 2, kNone, kNone, kNone, kNone, 3, kNone, kNone}));
   EXPECT_EQ(ranking.indices, (std::vector<int32_t>{1, 0, -1, -1, -1, -1, 0, -1, -1}));
 }
 
 TEST_P(TopKTest, ScoresOfMinusInfinityAreCandidatesLikeOthers) {
-  const Ranking ranking = run(GetParam(), {kNone, kNone, 1, kNone}, {0, 4}, 3);
+  const Ranking ranking = run({kNone, kNone, 1, kNone}, {0, 4}, 3);
   EXPECT_EQ(ranking.values, (std::vector<double>{1, kNone, kNone}));
   EXPECT_EQ(ranking.indices, (std::vector<int32_t>{2, 0, 1}));
-  expect_sorted(GetParam(), std::vector<double>(200, kNone), {0, 3, 200}, 5);
+  expect_sorted(std::vector<double>(200, kNone), {0, 3, 200}, 5);
 }
 
 TEST_P(TopKTest, InfinityIsTheBestScore) {
   std::vector<double> scores = random_values(300, 4);
   scores[77] = scores[210] = -kNone;
-  expect_sorted(GetParam(), scores, {0, 300}, 4);
+  expect_sorted(scores, {0, 300}, 4);
 }
 
 TEST_P(TopKTest, NothingIsAskedOfNoSegmentsAndNoK) {
-  EXPECT_TRUE(run(GetParam(), {}, {0}, 5).values.empty());
-  EXPECT_TRUE(run(GetParam(), {1, 2}, {0, 2}, 0).values.empty());
-  EXPECT_EQ(run(GetParam(), {}, {0, 0}, 1).indices, (std::vector<int32_t>{-1}));
+  EXPECT_TRUE(run({}, {0}, 5).values.empty());
+  EXPECT_TRUE(run({1, 2}, {0, 2}, 0).values.empty());
+  EXPECT_EQ(run({}, {0, 0}, 1).indices, (std::vector<int32_t>{-1}));
 }
 
+TEST_P(TopKTest, TakesManyOfASegment) {
+  const std::vector<int32_t> offsets = {0, 9000, 9000, 9100, 18000};
+  for (int64_t k : {4096, 5000, 8192}) {
+    expect_sorted(random_values(offsets.back(), 6), offsets, k);
+    expect_sorted(coarse_values(offsets.back(), 50, 7), offsets, k);
+  }
+}
+
+TEST_P(TopKTest, ZerosOfBothSignsAreEqual) {
+  expect_sorted({-1, -0.0, 0.0, -0.0, 1, 0.0}, {0, 6}, 4);
+  EXPECT_EQ(run({-0.0, 0.0, -0.0, 0.0}, {0, 4}, 3).indices, (std::vector<int32_t>{0, 1, 2}));
+}
+
+#ifdef MIRABELLE_CUDA
+TEST_P(TopKTest, RefusesMoreThanSharedMemoryHolds) {
+  if (GetParam().device != Device::kCuda) GTEST_SKIP() << "CUDA only";
+  expect_error("the top 8193 are wanted; on CUDA at most 8192", [&] { run({1, 2}, {0, 2}, 8193); });
+}
+#endif
+
 TEST_P(TopKTest, ResultsDoNotDependOnTheNumberOfThreads) {
+  if (GetParam().device != Device::kCpu) GTEST_SKIP() << "CPU only";
   std::vector<int32_t> offsets = {0};
   for (int32_t segment = 0; segment < 200; ++segment) {
     offsets.push_back(offsets.back() + segment * 7 % 90);
@@ -131,7 +158,7 @@ TEST_P(TopKTest, ResultsDoNotDependOnTheNumberOfThreads) {
   const int threads = omp_get_max_threads();
   for (int n : {1, 2, 5}) {
     omp_set_num_threads(n);
-    expect_sorted(GetParam(), scores, offsets, 30);
+    expect_sorted(scores, offsets, 30);
   }
   omp_set_num_threads(threads);
 }

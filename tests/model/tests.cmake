@@ -1,2 +1,5 @@
 # The tests of model/
 mirabelle_test(transformer_test SOURCES model/transformer_test.cpp LIBS mirabelle_model)
+if(MIRABELLE_CUDA)
+  mirabelle_test(cuda_model_test SOURCES model/cuda_model_test.cpp LIBS mirabelle_model)
+endif()

@@ -280,7 +280,7 @@ TEST(DecoderTest, EveryStepEqualsAFullForwardPass) {
     tokens.insert(tokens.end(), history.begin(), history.end());
     offsets.push_back(static_cast<int32_t>(tokens.size()));
   }
-  const TensorView first = decoder.prefill(view_of(tokens), view_of(offsets), Stream());
+  const TensorView first = decoder.prefill(tokens, offsets, Stream());
   for (int64_t user = 0; user < 3; ++user) {
     expect_row(first, user, log_softmax_of_last(model, histories[user]));
   }
@@ -304,8 +304,7 @@ TEST(DecoderTest, EveryStepEqualsAFullForwardPass) {
       extended.push_back(&beams == &steps[0] ? histories[beam.user] : sequences[beam.parent]);
       extended.back().push_back(beam.token);
     }
-    const TensorView result =
-        decoder.step(view_of(step_tokens), view_of(parents), view_of(beam_offsets), Stream());
+    const TensorView result = decoder.step(step_tokens, parents, beam_offsets, Stream());
     for (size_t row = 0; row < extended.size(); ++row) {
       expect_row(result, static_cast<int64_t>(row), log_softmax_of_last(model, extended[row]));
     }
@@ -321,14 +320,14 @@ TEST(DecoderTest, RefusesWhatWasNotPlanned) {
                           .max_beams = 2,
                           .max_steps = 1});
   const std::vector<int32_t> long_history(7, 1), seven = {0, 7}, empty = {0, 0};
-  EXPECT_THROW(decoder.prefill(view_of(long_history), view_of(seven), Stream()), Error);
-  EXPECT_THROW(decoder.prefill(view_of(long_history).rows(0, 0), view_of(empty), Stream()), Error);
+  EXPECT_THROW(decoder.prefill(long_history, seven, Stream()), Error);
+  EXPECT_THROW(decoder.prefill({}, empty, Stream()), Error);
   const std::vector<int32_t> history = {0, 1}, two = {0, 2}, beams = {1, 2}, three = {1, 2, 3};
-  decoder.prefill(view_of(history), view_of(two), Stream());
+  decoder.prefill(history, two, Stream());
   const std::vector<int32_t> to_three = {0, 3};
-  EXPECT_THROW(decoder.step(view_of(three), view_of(three), view_of(to_three), Stream()), Error);
-  decoder.step(view_of(beams), view_of(beams), view_of(two), Stream());
-  EXPECT_THROW(decoder.step(view_of(beams), view_of(beams), view_of(two), Stream()), Error);
+  EXPECT_THROW(decoder.step(three, three, to_three, Stream()), Error);
+  decoder.step(beams, beams, two, Stream());
+  EXPECT_THROW(decoder.step(beams, beams, two, Stream()), Error);
 }
 
 }  // namespace

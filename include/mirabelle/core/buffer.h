@@ -1,14 +1,12 @@
 #pragma once
 
-#include <cstdlib>
-#include <cstring>
 #include <memory>
 
 #include "mirabelle/core/tensor.h"
 
 namespace mirabelle {
 
-/// Owns zero-initialised memory, aligned to 64 bytes, on one device.
+/// Owns zero-initialised memory, aligned to 64 bytes (256 on a GPU), on one device.
 class Buffer {
  public:
   Buffer() = default;
@@ -25,7 +23,8 @@ class Buffer {
 
  private:
   struct Free {
-    void operator()(void* memory) const { std::free(memory); }
+    Device device;
+    void operator()(void* memory) const;
   };
   std::unique_ptr<void, Free> memory_;
   int64_t bytes_ = 0;

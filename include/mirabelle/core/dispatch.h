@@ -7,17 +7,32 @@ namespace mirabelle {
 
 /// Calls `body.template operator()<D, T>()` with the compile-time device and floating type that the
 /// run-time values name:  dispatch(x.device, x.dtype, [&]<Device D, typename T>() { ... });
-template <typename Body>
-decltype(auto) dispatch(Device device, DType dtype, Body&& body) {
-  MIRABELLE_CHECK(device == Device::kCpu, "this build has no ", to_string(device), " backend");
-  switch (dtype) {
-    case DType::kFloat32:
-      return body.template operator()<Device::kCpu, float>();
-    case DType::kFloat64:
-      return body.template operator()<Device::kCpu, double>();
-    default:
-      throw_error(ErrorKind::kOther, "no kernel for dtype ", to_string(dtype));
+/// The CPU backend has float32 and float64; CUDA has the types that are listed, by default float32
+/// and bfloat16:  dispatch<float, double>(...).
+template <typename... OnCuda, typename Body>
+void dispatch(Device device, DType dtype, Body&& body) {
+  bool known = false;
+  const auto run_if = [&]<Device D, typename T>() {
+    if (dtype != kDTypeOf<T>) return;
+    known = true;
+    body.template operator()<D, T>();
+  };
+  if (device == Device::kCpu) {
+    run_if.template operator()<Device::kCpu, float>();
+    run_if.template operator()<Device::kCpu, double>();
+  } else {
+#ifndef MIRABELLE_CUDA
+    throw_error(ErrorKind::kOther, "this build has no ", to_string(device), " backend");
+#else
+    if constexpr (sizeof...(OnCuda) == 0) {
+      run_if.template operator()<Device::kCuda, float>();
+      run_if.template operator()<Device::kCuda, BFloat16>();
+    } else {
+      (run_if.template operator()<Device::kCuda, OnCuda>(), ...);
+    }
+#endif
   }
+  MIRABELLE_CHECK(known, "no kernel for ", to_string(dtype), " on ", to_string(device));
 }
 
 }  // namespace mirabelle

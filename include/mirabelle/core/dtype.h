@@ -1,12 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
+#include "mirabelle/core/bfloat16.h"
 #include "mirabelle/core/error.h"
 
 namespace mirabelle {
 
-enum class DType { kFloat32, kFloat64, kInt32, kInt64, kUint8 };
+enum class DType { kFloat32, kFloat64, kBFloat16, kInt32, kInt64, kUint8 };
 
 template <typename T>
 struct DTypeOf;
@@ -17,6 +19,10 @@ struct DTypeOf<float> {
 template <>
 struct DTypeOf<double> {
   static constexpr DType value = DType::kFloat64;
+};
+template <>
+struct DTypeOf<BFloat16> {
+  static constexpr DType value = DType::kBFloat16;
 };
 template <>
 struct DTypeOf<int32_t> {
@@ -33,6 +39,12 @@ struct DTypeOf<uint8_t> {
 template <typename T>
 inline constexpr DType kDTypeOf = DTypeOf<T>::value;
 
+/// What statistics, sums and parameter gradients of T tensors are kept in: float32 for bfloat16,
+/// and the type itself for the others.
+template <typename T>
+using Wide = std::conditional_t<std::is_same_v<T, BFloat16>, float, T>;
+inline DType wide(DType dtype) { return dtype == DType::kBFloat16 ? DType::kFloat32 : dtype; }
+
 inline int64_t size_in_bytes(DType dtype) {
   switch (dtype) {
     case DType::kFloat32:
@@ -41,6 +53,8 @@ inline int64_t size_in_bytes(DType dtype) {
     case DType::kFloat64:
     case DType::kInt64:
       return 8;
+    case DType::kBFloat16:
+      return 2;
     case DType::kUint8:
       return 1;
   }
@@ -53,6 +67,8 @@ inline const char* to_string(DType dtype) {
       return "float32";
     case DType::kFloat64:
       return "float64";
+    case DType::kBFloat16:
+      return "bfloat16";
     case DType::kInt32:
       return "int32";
     case DType::kInt64:

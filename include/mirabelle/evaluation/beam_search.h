@@ -55,8 +55,7 @@ class BeamSearch {
   void expand(Candidates& candidates, const Beams& beams, int64_t depth,
               const TensorView& log_probabilities,
               std::span<const RecommendationQuery> queries) const;
-  Beams select(const Candidates& candidates, const Beams& beams, int64_t depth,
-               const Stream& stream) const;
+  Beams select(const Candidates& candidates, const Beams& beams, int64_t depth) const;
   std::vector<int64_t> excluded_children(std::span<const int32_t> excluded, int64_t depth) const;
   void append_lists(const Beams& beams, std::span<const RecommendationQuery> queries,
                     RankedLists& out) const;
@@ -67,6 +66,7 @@ class BeamSearch {
   std::vector<int64_t> path_;  // [num_items, num_levels]: node at depth 1, 2, ..
   std::vector<std::vector<int64_t>> items_below_;  // by depth, [num_nodes(depth)]
   Decoder decoder_;
+  Buffer host_log_probabilities_;
 };
 
 /// How many tokens the longest sequence of a search has.

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <limits>
+
 #include "mirabelle/core/stream.h"
 #include "mirabelle/core/tensor.h"
 
@@ -12,23 +14,32 @@ struct AdamWStep {
   double beta2 = 0.98;
   double epsilon = 1e-8;
   double weight_decay = 0;
-  double grad_scale = 1;  ///< multiplies every gradient first (clipping)
-  int64_t step = 1;       ///< counts from 1, for the bias correction
+  double max_grad_norm =
+      std::numeric_limits<double>::infinity();  ///< gradients are scaled down to it
+  int64_t step = 1;                             ///< counts from 1, for the bias correction
 };
 
-/// One update of a flat range, all tensors [n] of one floating dtype:
-///   g = grad_scale * grad
+/// One update of a flat range; all tensors [n].
+///   g = grad * min(1, max_grad_norm / sqrt(grad_squares))
 ///   m = beta1 m + (1 - beta1) g;   v = beta2 v + (1 - beta2) g^2
 ///   parameter -= learning_rate * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + epsilon)
 ///                                 + weight_decay * parameter)
-void adamw_update(const TensorView& parameter, const TensorView& exp_avg,
-                  const TensorView& exp_avg_sq, const TensorView& grad, const AdamWStep& step,
-                  const Stream& stream);
+///
+///   parameter              any floating dtype
+///   master                 the parameter in its wide dtype, which is then what is updated, and the
+///                          parameter its rounded copy; absent if the parameter is wide itself
+///   exp_avg, exp_avg_sq, grad  the wide dtype
+///   grad_squares           [1] float64: the sum of squares of the whole gradient; absent: no
+///   clipping
+void adamw_update(const TensorView& parameter, const TensorView& master, const TensorView& exp_avg,
+                  const TensorView& exp_avg_sq, const TensorView& grad,
+                  const TensorView& grad_squares, const AdamWStep& step, const Stream& stream);
 
 namespace backend {
 template <Device D, typename T>
-void adamw_update(T* parameter, T* exp_avg, T* exp_avg_sq, const T* grad, int64_t n,
-                  const AdamWStep& step, const Stream& stream);
+void adamw_update(T* parameter, Wide<T>* master, Wide<T>* exp_avg, Wide<T>* exp_avg_sq,
+                  const Wide<T>* grad, const double* grad_squares, int64_t n, const AdamWStep& step,
+                  const Stream& stream);
 }  // namespace backend
 
 }  // namespace mirabelle

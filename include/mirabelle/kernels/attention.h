@@ -14,7 +14,7 @@ inline constexpr int64_t kMaxHeadDim = 256;
 ///   out = softmax(scale * q k^T + causal mask within the sequence) v
 ///
 ///   out      [num_tokens, num_kv_heads * group_size * head_dim]   query heads in the order of qkv
-///   log_sum  [num_tokens, num_kv_heads * group_size]              log of the sum of exp of the
+///   log_sum  [num_tokens, num_kv_heads * group_size] wide dtype   log of the sum of exp of the
 ///                                                                 scaled scores, kept for the
 ///                                                                 backward pass
 ///   qkv      [num_tokens, num_kv_heads, group_size + 2, head_dim] see rotary_embedding.h
@@ -50,14 +50,14 @@ void beam_attention(const TensorView& out, const TensorView& qkv, const TensorVi
 
 namespace backend {
 template <Device D, typename T>
-void attention_forward(T* out, T* log_sum, const T* qkv, const int32_t* sequence_offsets,
-                       int64_t num_sequences, int64_t num_kv_heads, int64_t group_size,
-                       int64_t head_dim, double scale, const Stream& stream);
+void attention_forward(T* out, Wide<T>* log_sum, const T* qkv, const int32_t* sequence_offsets,
+                       int64_t num_tokens, int64_t num_sequences, int64_t num_kv_heads,
+                       int64_t group_size, int64_t head_dim, double scale, const Stream& stream);
 template <Device D, typename T>
-void attention_backward(T* grad_qkv, const T* grad_out, const T* out, const T* log_sum,
-                        const T* qkv, const int32_t* sequence_offsets, int64_t num_sequences,
-                        int64_t num_kv_heads, int64_t group_size, int64_t head_dim, double scale,
-                        const Stream& stream);
+void attention_backward(T* grad_qkv, const T* grad_out, const T* out, const Wide<T>* log_sum,
+                        const T* qkv, const int32_t* sequence_offsets, int64_t num_tokens,
+                        int64_t num_sequences, int64_t num_kv_heads, int64_t group_size,
+                        int64_t head_dim, double scale, const Stream& stream);
 template <Device D, typename T>
 void beam_attention(T* out, const T* qkv, const T* prefix_qkv, const int32_t* prefix_offsets,
                     const int32_t* beam_offsets, const T* suffix_kv, int64_t num_users,

@@ -10,9 +10,9 @@ namespace mirabelle {
 ///   logits = grad_scale * (softmax(logits) - one_hot(target))
 /// A row whose target is negative has loss 0 and gradient 0.
 ///
-///   loss     [num_tokens] float32 (float64 for float64 logits), overwritten
+///   loss     [num_tokens], wide dtype, overwritten
 ///   logits   [num_tokens, vocab_size], overwritten by their gradient
-///   targets  [num_tokens] int32, below vocab_size (or Error)
+///   targets  [num_tokens] int32, below vocab_size (or Error, where the host can read them)
 void softmax_cross_entropy(const TensorView& loss, const TensorView& logits,
                            const TensorView& targets, double grad_scale, const Stream& stream);
 
@@ -21,7 +21,7 @@ void log_softmax(const TensorView& logits, const Stream& stream);
 
 namespace backend {
 template <Device D, typename T>
-void softmax_cross_entropy(T* loss, T* logits, const int32_t* targets, int64_t num_tokens,
+void softmax_cross_entropy(Wide<T>* loss, T* logits, const int32_t* targets, int64_t num_tokens,
                            int64_t vocab_size, double grad_scale, const Stream& stream);
 template <Device D, typename T>
 void log_softmax(T* logits, int64_t num_rows, int64_t vocab_size, const Stream& stream);

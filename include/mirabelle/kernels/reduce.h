@@ -17,6 +17,8 @@ template <Device D, typename T>
 void sum(double* out, const T* x, int64_t n, const Stream& stream);
 template <Device D, typename T>
 void sum_of_squares(double* out, const T* x, int64_t n, const Stream& stream);
+template <Device D>
+void fill_zero(void* x, int64_t bytes, const Stream& stream);
 }  // namespace backend
 
 }  // namespace mirabelle

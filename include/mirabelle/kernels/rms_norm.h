@@ -14,7 +14,7 @@ namespace mirabelle {
 ///   out          = residual_out * rstd * weight
 ///
 ///   out, residual_out, residual, branch  [num_tokens, hidden_size]
-///   rstd    [num_tokens] float32 (float64 for float64 tensors), kept for the backward pass
+///   rstd    [num_tokens], wide dtype, kept for the backward pass
 ///   weight  [hidden_size]
 ///
 /// residual_out may be residual. branch may be absent: then residual_out is not written (and may be
@@ -32,8 +32,9 @@ void residual_rms_norm_forward(const TensorView& out, const TensorView& residual
 ///   grad_branch    = dropout mask applied to that sum         (overwritten; absent if no branch
 ///   was) grad_weight   += sum over tokens of grad_out * residual_out * rstd
 ///
-/// grad_branch may not alias grad_residual. The sum over tokens has a fixed order that depends on
-/// num_tokens only. workspace: [num_token_chunks(num_tokens), hidden_size], overwritten.
+/// grad_branch may not alias grad_residual. grad_weight and workspace have the wide dtype. The sum
+/// over tokens has a fixed order that depends on num_tokens only.
+///   workspace  [num_token_chunks(num_tokens), hidden_size], overwritten
 void residual_rms_norm_backward(const TensorView& grad_residual, const TensorView& grad_branch,
                                 const TensorView& grad_weight, const TensorView& grad_out,
                                 const TensorView& residual_out, const TensorView& rstd,
@@ -47,16 +48,16 @@ namespace backend {
 struct DropoutArguments;  // kernels/dropout_arguments.h
 
 template <Device D, typename T>
-void residual_rms_norm_forward(T* out, T* residual_out, T* rstd, const T* residual, const T* branch,
-                               const T* weight, int64_t num_tokens, int64_t hidden_size,
-                               double epsilon, const DropoutArguments& dropout,
+void residual_rms_norm_forward(T* out, T* residual_out, Wide<T>* rstd, const T* residual,
+                               const T* branch, const T* weight, int64_t num_tokens,
+                               int64_t hidden_size, double epsilon, const DropoutArguments& dropout,
                                const Stream& stream);
 template <Device D, typename T>
-void residual_rms_norm_backward(T* grad_residual, T* grad_branch, T* grad_weight, const T* grad_out,
-                                const T* residual_out, const T* rstd, const T* weight,
-                                int64_t num_tokens, int64_t hidden_size, int64_t num_chunks,
-                                const DropoutArguments& dropout, T* workspace,
-                                const Stream& stream);
+void residual_rms_norm_backward(T* grad_residual, T* grad_branch, Wide<T>* grad_weight,
+                                const T* grad_out, const T* residual_out, const Wide<T>* rstd,
+                                const T* weight, int64_t num_tokens, int64_t hidden_size,
+                                int64_t num_chunks, const DropoutArguments& dropout,
+                                Wide<T>* workspace, const Stream& stream);
 }  // namespace backend
 
 }  // namespace mirabelle

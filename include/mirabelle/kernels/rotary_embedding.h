@@ -18,17 +18,18 @@ enum class Rotation { kForward, kBackward };  ///< by +angle; by -angle (the gra
 ///   qkv        [num_tokens, num_kv_heads, group_size + 2, head_dim]: per key/value head its
 ///              group_size query heads, then the key, then the value
 ///   positions  [num_tokens] int32, each below max_seq_len
-///   table      as above, of qkv's dtype
-/// Throws Error if shapes, dtypes or devices disagree, head_dim is odd or a position is out of
-/// range.
+///   table      as above, of qkv's wide dtype
+/// Throws Error if shapes, dtypes or devices disagree, head_dim is odd or (where the host can read
+/// it) a position is out of range.
 void rotate_queries_and_keys(const TensorView& qkv, const TensorView& positions,
                              const TensorView& table, Rotation rotation, const Stream& stream);
 
 namespace backend {
 template <Device D, typename T>
-void rotate_queries_and_keys(T* qkv, const int32_t* positions, const T* table, int64_t num_tokens,
-                             int64_t max_seq_len, int64_t num_kv_heads, int64_t group_size,
-                             int64_t head_dim, bool backward, const Stream& stream);
+void rotate_queries_and_keys(T* qkv, const int32_t* positions, const Wide<T>* table,
+                             int64_t num_tokens, int64_t max_seq_len, int64_t num_kv_heads,
+                             int64_t group_size, int64_t head_dim, bool backward,
+                             const Stream& stream);
 template <Device D, typename T>
 void fill_rotary_table(T* table, int64_t max_seq_len, int64_t head_dim, double theta,
                        const Stream& stream);

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "mirabelle/core/buffer.h"
@@ -27,19 +28,20 @@ class Decoder {
   };
   Decoder(const Transformer& model, const Limits& limits);
 
-  /// Starts a batch. tokens [num_prefix_tokens] int32: the users' histories one after the other,
-  /// each at least one token; prefix_offsets [num_users + 1] int32. Returns log softmax over the
-  /// whole vocabulary, [num_users, vocab_size], of the token that follows each history. The result
-  /// belongs to the caller (who may overwrite it) until the next call.
-  TensorView prefill(const TensorView& tokens, const TensorView& prefix_offsets,
+  /// Starts a batch. tokens [num_prefix_tokens]: the users' histories one after the other, each at
+  /// least one token; prefix_offsets [num_users + 1]. Returns log softmax over the whole
+  /// vocabulary, [num_users, vocab_size] on the model's device, wide dtype, of the token that
+  /// follows each history. The result belongs to the caller (who may overwrite it) until the next
+  /// call.
+  TensorView prefill(std::span<const int32_t> tokens, std::span<const int32_t> prefix_offsets,
                      const Stream& stream);
 
-  /// Appends one token to each beam. tokens [num_beams] int32; parents [num_beams] int32: the row
-  /// of the previous step() that each beam continues (not read by the first step); beam_offsets
-  /// [num_users + 1] int32: the rows that are a user's beams. Users keep their order; a user may
-  /// have no beams. Returns log-probabilities [num_beams, vocab_size] as above.
-  TensorView step(const TensorView& tokens, const TensorView& parents,
-                  const TensorView& beam_offsets, const Stream& stream);
+  /// Appends one token to each beam. tokens [num_beams]; parents [num_beams]: the row of the
+  /// previous step() that each beam continues (not read by the first step); beam_offsets
+  /// [num_users + 1]: the rows that are a user's beams. Users keep their order; a user may have no
+  /// beams. Returns log-probabilities [num_beams, vocab_size] as above.
+  TensorView step(std::span<const int32_t> tokens, std::span<const int32_t> parents,
+                  std::span<const int32_t> beam_offsets, const Stream& stream);
 
   int64_t bytes() const { return bytes_; }
 
@@ -48,7 +50,7 @@ class Decoder {
   struct Scratch {
     TensorView residual, norm_out, rstd, branch, attention_out, attention_log_sum, gate_up,
         swiglu_out;
-    TensorView positions;  // int32
+    TensorView tokens, positions;  // int32
     Scratch first_rows(int64_t n) const;
   };
   struct Memory {
@@ -57,8 +59,10 @@ class Decoder {
     TensorView beam_qkv;                 // of the newest tokens
     std::vector<TensorView> prefix_qkv;  // per layer
     std::array<std::vector<TensorView>, 2>
-        suffix_kv;         // per layer; a step gathers one into the other
-    TensorView last_rows;  // [max_users] int32: the newest token of each history
+        suffix_kv;                            // per layer; a step gathers one into the other
+    TensorView last_rows;                     // [max_users] int32: the newest token of each history
+    TensorView prefix_offsets, beam_offsets;  // [max_users + 1] int32
+    TensorView parents;                       // [max_beams] int32
     TensorView logits;
   };
   Memory plan(Arena& arena) const;

@@ -37,7 +37,7 @@ class Transformer {
     int64_t max_sequence_tokens = 0;  ///< of one sequence
     bool training = true;             ///< false: no gradients, and activations are not kept
   };
-  /// dtype: kFloat32, or kFloat64 for checks.
+  /// dtype: kFloat32, kBFloat16 (CUDA), or kFloat64 for checks (CPU).
   Transformer(const TransformerConfig& config, int64_t vocab_size, int64_t padded_vocab_size,
               DType dtype, const Limits& limits, Device device = Device::kCpu);
 
@@ -47,10 +47,9 @@ class Transformer {
   DType dtype() const { return dtype_; }
   Device device() const { return device_; }
   const TensorView& weights() const { return weights_.view(); }      ///< flat, by layout()
-  const TensorView& gradients() const { return gradients_.view(); }  ///< flat, by layout()
+  const TensorView& gradients() const { return gradients_.view(); }  ///< the same, wide dtype
   const TransformerTensors& tensors() const { return tensors_; }
   const TensorView& rotary_table() const { return rotary_table_.view(); }
-  int64_t weight_bytes() const { return weights_.bytes(); }
   int64_t activation_bytes() const { return arena_bytes_; }
 
   /// The hidden states after the last norm, [num_tokens, hidden_size]; valid until the next pass.
@@ -77,7 +76,7 @@ class Transformer {
   struct LayerActivations {
     TensorView residual, residual_after_attention;     // [T, hidden_size]
     TensorView attention_norm_out, ffn_norm_out;       // [T, hidden_size]
-    TensorView attention_norm_rstd, ffn_norm_rstd;     // [T]
+    TensorView attention_norm_rstd, ffn_norm_rstd;     // [T] wide
     TensorView qkv, attention_out, attention_log_sum;  // [T, ...]
     TensorView gate_up, swiglu_out;                    // [T, 2 ffn], [T, ffn]
   };
@@ -90,7 +89,8 @@ class Transformer {
     TensorView grad_wide;                                // [T, max(qkv width, 2 ffn)]
     TensorView grad_ffn;                                 // [T, ffn]
     TensorView norm_workspace;                           // [chunks, hidden_size]
-    TensorView logits, loss;                             // [chunk, vocab], [chunk]
+    TensorView logits;                                   // [chunk, vocab]
+    TensorView losses, loss_sum;                         // [T], [1] float64
   };
   Activations plan(Arena& arena, int64_t num_tokens) const;
   Dropout dropout_at(const PackedBatch& batch, const DropoutSeed& dropout, int64_t site) const;
@@ -98,7 +98,7 @@ class Transformer {
                      const Stream& stream);
   void backward_block(int64_t layer, const PackedBatch& batch, const DropoutSeed& dropout,
                       const Stream& stream);
-  double head_forward_backward(const PackedBatch& batch, double loss_scale, const Stream& stream);
+  void head_forward_backward(const PackedBatch& batch, double loss_scale, const Stream& stream);
 
   TransformerConfig config_;
   int64_t vocab_size_;

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "mirabelle/core/config_fields.h"
+#include "mirabelle/core/dtype.h"
 
 namespace mirabelle {
 
@@ -12,6 +13,7 @@ struct TrainingConfig {
   double max_wall_seconds = 0;
   bool fit_steps_to_wall_time = false;
   int64_t seed = 0;
+  std::string dtype = "float32";
 
   int64_t micro_batch_tokens = 2048;
   int64_t global_batch_tokens = 8192;
@@ -38,6 +40,8 @@ struct TrainingConfig {
 
   /// Parts of the global batch; each is packed and computed by itself.
   int64_t num_parts() const { return global_batch_tokens / micro_batch_tokens; }
+
+  DType model_dtype() const { return dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32; }
 
   void visit(ConfigFields& fields);
   /// Throws a kUsage Error that names the field.

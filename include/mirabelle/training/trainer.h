@@ -9,7 +9,7 @@
 #include "mirabelle/comm/communicator.h"
 #include "mirabelle/comm/parallel_config.h"
 #include "mirabelle/data/batch_loader.h"
-#include "mirabelle/model/transformer.h"
+#include "mirabelle/model/batch_buffer.h"
 #include "mirabelle/training/checkpoint.h"
 #include "mirabelle/training/optimizer.h"
 #include "mirabelle/training/train_config.h"
@@ -57,6 +57,11 @@ class Trainer {
                     int64_t checkpoint_every_steps);
   const TrainingConfig& config() const { return config_; }
 
+  /// Weights, gradients and what the optimizer keeps, on this rank.
+  int64_t state_bytes() const {
+    return model_.weights().bytes() + model_.gradients().bytes() + optimizer_.bytes();
+  }
+
   /// Trains from the newest checkpoint of the output folder, if there is an unfinished one, to
   /// max_steps, max_wall_seconds (since the trainer was made) or early stop. A finished run that
   /// stands there is moved aside. `config_text` is saved as config.yaml and in every checkpoint.
@@ -90,6 +95,7 @@ class Trainer {
   Validate validate_;
   std::filesystem::path tokenizer_file_;
   Stream stream_;
+  BatchBuffer batch_;
   Optimizer optimizer_;
   TrainingState state_;
   std::string config_text_;

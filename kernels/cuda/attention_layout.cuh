@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+
+namespace mirabelle::backend {
+
+/// Where things are in `qkv` and `out` (see attention.h).
+struct Heads {
+  int num_kv_heads, group_size, head_dim;
+  __host__ __device__ int64_t token_stride() const {
+    return static_cast<int64_t>(num_kv_heads) * (group_size + 2) * head_dim;
+  }
+  __device__ int64_t query(int head) const {
+    return (static_cast<int64_t>(head / group_size) * (group_size + 2) + head % group_size) *
+           head_dim;
+  }
+  __device__ int64_t key(int kv_head) const {
+    return (static_cast<int64_t>(kv_head) * (group_size + 2) + group_size) * head_dim;
+  }
+  __device__ int64_t value(int kv_head) const { return key(kv_head) + head_dim; }
+  __host__ __device__ int num_heads() const { return num_kv_heads * group_size; }
+  __device__ int64_t out_stride() const { return static_cast<int64_t>(num_heads()) * head_dim; }
+  __device__ int64_t out(int head) const { return static_cast<int64_t>(head) * head_dim; }
+};
+
+/// A tile of up to kTile of the tokens [begin, end) of a sequence.
+template <int kTile>
+struct SequenceTile {
+  int sequence, begin, end, first;
+  __device__ bool empty() const { return first >= end; }
+  __device__ int count() const { return min(kTile, end - first); }
+};
+
+/// The tiles of all sequences are numbered without a table: sequence s has the numbers from
+/// offsets[s] / kTile + s on, which are enough for it; those that it does not need are empty.
+template <int kTile>
+int64_t num_tiles(int64_t num_tokens, int64_t num_sequences) {
+  return num_tokens / kTile + num_sequences;
+}
+
+template <int kTile>
+__device__ SequenceTile<kTile> find_tile(const int32_t* offsets, int num_sequences, int number) {
+  int low = 0, high = num_sequences;  // the first number of `low` is at most `number`
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    (offsets[middle] / kTile + middle <= number ? low : high) = middle;
+  }
+  const int begin = offsets[low], end = offsets[low + 1];
+  return {low, begin, end, begin + (number - begin / kTile - low) * kTile};
+}
+
+}  // namespace mirabelle::backend

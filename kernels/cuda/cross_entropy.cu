@@ -1,0 +1,112 @@
+#include "cuda/block_reduce.cuh"
+#include "cuda/vector_load.cuh"
+#include "mirabelle/kernels/cross_entropy.h"
+
+namespace mirabelle::backend {
+namespace {
+
+// A block takes a row. It is read twice; the second time it comes from the cache.
+constexpr int kThreads = 256;
+constexpr int kStride = kThreads * kVector;
+
+/// The largest logit of the row and the sum of exp(logit - largest), in every thread.
+struct RowSum {
+  float largest, sum;
+};
+
+template <bool kAligned, typename T>
+__device__ RowSum sum_row(const T* row, int64_t vocab_size) {
+  float largest = -kInfinity, sum = 0;  // of this thread's elements
+  for (int64_t first = threadIdx.x * kVector; first < vocab_size; first += kStride) {
+    const Vector x = load_vector<kAligned>(row, first, vocab_size);
+    float new_largest = largest;
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      if (first + i < vocab_size) new_largest = fmaxf(new_largest, x.value[i]);
+    }
+    // As long as all were -infinity (or NaN, which must come through) there is nothing to rescale.
+    const float shift = new_largest == -kInfinity ? 0 : new_largest;
+    if (largest != -kInfinity) sum *= expf(largest - shift);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      if (first + i < vocab_size) sum += expf(x.value[i] - shift);
+    }
+    largest = new_largest;
+  }
+  const float of_row = block_reduce<kThreads>(largest, Max());
+  if (largest != -kInfinity) sum *= expf(largest - of_row);
+  return {of_row, block_reduce<kThreads>(sum, Add())};
+}
+
+template <bool kAligned, typename T>
+__global__ void __launch_bounds__(kThreads)
+    cross_entropy_kernel(float* loss, T* logits, const int32_t* targets, int64_t vocab_size,
+                         float grad_scale) {
+  T* row = logits + static_cast<int64_t>(blockIdx.x) * vocab_size;
+  const int32_t target = targets[blockIdx.x];
+  if (target < 0) {
+    for (int64_t first = threadIdx.x * kVector; first < vocab_size; first += kStride) {
+      store_vector<kAligned>(row, first, vocab_size, Vector{});
+    }
+    if (threadIdx.x == 0) loss[blockIdx.x] = 0;
+    return;
+  }
+  const float target_logit = static_cast<float>(row[target]);
+  const RowSum total = sum_row<kAligned>(row, vocab_size);
+  const float factor = grad_scale / total.sum;
+  for (int64_t first = threadIdx.x * kVector; first < vocab_size; first += kStride) {
+    Vector x = load_vector<kAligned>(row, first, vocab_size);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      x.value[i] = expf(x.value[i] - total.largest) * factor;
+      if (first + i == target) x.value[i] -= grad_scale;
+    }
+    store_vector<kAligned>(row, first, vocab_size, x);
+  }
+  if (threadIdx.x == 0) loss[blockIdx.x] = logf(total.sum) - (target_logit - total.largest);
+}
+
+template <bool kAligned, typename T>
+__global__ void __launch_bounds__(kThreads) log_softmax_kernel(T* logits, int64_t vocab_size) {
+  T* row = logits + static_cast<int64_t>(blockIdx.x) * vocab_size;
+  const RowSum total = sum_row<kAligned>(row, vocab_size);
+  const float log_sum = logf(total.sum);
+  for (int64_t first = threadIdx.x * kVector; first < vocab_size; first += kStride) {
+    Vector x = load_vector<kAligned>(row, first, vocab_size);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) x.value[i] = (x.value[i] - total.largest) - log_sum;
+    store_vector<kAligned>(row, first, vocab_size, x);
+  }
+}
+
+}  // namespace
+
+template <Device D, typename T>
+void softmax_cross_entropy(Wide<T>* loss, T* logits, const int32_t* targets, int64_t num_tokens,
+                           int64_t vocab_size, double grad_scale, const Stream& stream) {
+  if (num_tokens == 0) return;
+  dispatch_flag(rows_are_aligned(vocab_size, {logits}), [&]<bool kAligned>() {
+    cross_entropy_kernel<kAligned><<<num_tokens, kThreads, 0, stream.cuda()>>>(
+        loss, logits, targets, vocab_size, static_cast<float>(grad_scale));
+    CUDA_CHECK(cudaGetLastError());
+  });
+}
+
+template <Device D, typename T>
+void log_softmax(T* logits, int64_t num_rows, int64_t vocab_size, const Stream& stream) {
+  if (num_rows * vocab_size == 0) return;
+  dispatch_flag(rows_are_aligned(vocab_size, {logits}), [&]<bool kAligned>() {
+    log_softmax_kernel<kAligned><<<num_rows, kThreads, 0, stream.cuda()>>>(logits, vocab_size);
+    CUDA_CHECK(cudaGetLastError());
+  });
+}
+
+#define INSTANTIATE(T)                                                                       \
+  template void softmax_cross_entropy<Device::kCuda, T>(float*, T*, const int32_t*, int64_t, \
+                                                        int64_t, double, const Stream&);     \
+  template void log_softmax<Device::kCuda, T>(T*, int64_t, int64_t, const Stream&);
+INSTANTIATE(float)
+INSTANTIATE(BFloat16)
+#undef INSTANTIATE
+
+}  // namespace mirabelle::backend

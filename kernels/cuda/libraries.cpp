@@ -1,0 +1,28 @@
+#include "cuda/libraries.h"
+
+#include "cuda/cublas_check.h"
+
+namespace mirabelle::backend {
+
+void destroy_cublaslt(cublasLtHandle_t handle) { cublasLtDestroy(handle); }
+
+CudaLibraries::CudaLibraries() {
+  cublasLtHandle_t handle = nullptr;
+  CUBLAS_CHECK(cublasLtCreate(&handle));
+  cublaslt_ = UniqueHandle<cublasLtHandle_t, destroy_cublaslt>(handle);
+}
+
+void* CudaLibraries::workspace(int64_t bytes, const Stream& stream) {
+  if (bytes > workspace_.bytes()) {
+    stream.synchronize();
+    workspace_ = Buffer(bytes, Device::kCuda);
+  }
+  return workspace_.data();
+}
+
+CudaLibraries& libraries_of(const Stream& stream) {
+  if (!stream.attachment()) stream.attachment() = std::make_shared<CudaLibraries>();
+  return *static_cast<CudaLibraries*>(stream.attachment().get());
+}
+
+}  // namespace mirabelle::backend

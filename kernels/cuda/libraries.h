@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cublasLt.h>
+
+#include <cstdint>
+#include <map>
+#include <tuple>
+
+#include "mirabelle/core/buffer.h"
+#include "mirabelle/core/stream.h"
+
+namespace mirabelle::backend {
+
+void destroy_cublaslt(cublasLtHandle_t handle);
+
+/// What the CUDA backend keeps with a stream. Made and grown by first uses, so a step allocates
+/// nothing once its shapes were seen; a CUDA graph must be captured after such a step.
+class CudaLibraries {
+ public:
+  CudaLibraries();
+
+  cublasLtHandle_t cublaslt() const { return cublaslt_.get(); }
+
+  /// The algorithm for a matrix product, chosen once per key.
+  using MatmulKey = std::tuple<int, int, bool, bool, bool, int64_t, int64_t, int64_t, int>;
+  std::map<MatmulKey, cublasLtMatmulAlgo_t> matmul_algorithms;
+
+  /// Scratch memory for one kernel call; what it held before is lost. Waits for the stream when it
+  /// has to grow.
+  void* workspace(int64_t bytes, const Stream& stream);
+
+ private:
+  UniqueHandle<cublasLtHandle_t, destroy_cublaslt> cublaslt_;
+  Buffer workspace_;
+};
+
+/// Those of this stream.
+CudaLibraries& libraries_of(const Stream& stream);
+
+}  // namespace mirabelle::backend

@@ -1,0 +1,133 @@
+// The whole model on the GPU against the same model in float64 on the CPU.
+#include <cmath>
+
+#include "mirabelle/kernels/reduce.h"
+#include "mirabelle/model/batch_buffer.h"
+#include "mirabelle/model/decoder.h"
+#include "support/backends.h"
+#include "support/tiny_model.h"
+
+namespace mirabelle::testing {
+namespace {
+
+constexpr int64_t kVocab = 203, kMaxTokens = 400;
+
+/// One case for each dtype of the GPU; of heads that the tensor cores take and that they do not.
+struct Case {
+  DType dtype;
+  int64_t num_heads;
+  double tolerance;
+};
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << to_string(c.dtype) << "_" << c.num_heads << "_heads";
+}
+
+double norm(const std::vector<double>& x) { return std::sqrt(dot(x, x)); }
+
+/// |actual - expected| / |expected|
+double relative_error(std::vector<double> actual, const std::vector<double>& expected) {
+  for (size_t i = 0; i < actual.size(); ++i) actual[i] -= expected[i];
+  return norm(actual) / norm(expected);
+}
+
+class CudaModelTest : public ::testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    if (num_cuda_devices() == 0) GTEST_SKIP() << "no GPU";
+  }
+
+  static TransformerConfig config() {
+    TransformerConfig config = tiny_config();
+    config.hidden_size = 128;
+    config.num_heads = GetParam().num_heads;
+    config.num_kv_heads = GetParam().num_heads / 2;
+    config.ffn_hidden_size = 192;
+    config.dropout = 0.2;
+    config.initializer_range = 0.05;
+    return config;
+  }
+
+  static Transformer make_model(DType dtype, Device device) {
+    return Transformer(config(), kVocab, 256, dtype, {kMaxTokens, kMaxTokens, /*training=*/true},
+                       device);
+  }
+
+  /// The same random weights, as the GPU's dtype holds them, in both models.
+  static void set_weights(const Transformer& on_cpu, const Transformer& on_gpu,
+                          const Stream& stream) {
+    initialize_weights(on_cpu.weights(), on_cpu.layout(), config(), 9);
+    std::vector<double> values = to_doubles(on_cpu.weights());
+    const Shape shape = on_cpu.weights().shape;
+    const Buffer rounded = make_tensor(Device::kCuda, GetParam().dtype, shape, values);
+    copy(on_gpu.weights(), rounded.view(), stream);
+    values = to_doubles(rounded.view());
+    std::copy(values.begin(), values.end(), on_cpu.weights().as<double>());
+  }
+};
+
+TEST_P(CudaModelTest, LossAndGradientsAreThoseOfTheCpu) {
+  const Stream stream(Device::kCuda);
+  Transformer expected = make_model(DType::kFloat64, Device::kCpu);
+  Transformer actual = make_model(GetParam().dtype, Device::kCuda);
+  set_weights(expected, actual, stream);
+  const TinyBatch batch({1, 7, 64, 65, 150}, kVocab, 3);
+  const DropoutSeed dropout = {0.2, 5, 11};
+  const double scale = 1.0 / static_cast<double>(batch.tokens.size());
+  const double expected_loss =
+      expected.forward_backward(batch.view(), scale, dropout, nullptr, Stream());
+  BatchBuffer buffer(Device::kCuda, kMaxTokens);
+  const auto run = [&] {
+    fill_zero(actual.gradients(), stream);
+    return actual.forward_backward(buffer.upload(batch.view(), stream), scale, dropout, nullptr,
+                                   stream);
+  };
+  const double loss = run();
+  const std::vector<double> gradients = to_doubles(actual.gradients());
+  EXPECT_NEAR(loss / expected_loss, 1, GetParam().tolerance);
+  EXPECT_LT(relative_error(gradients, to_doubles(expected.gradients())), 10 * GetParam().tolerance);
+
+  EXPECT_EQ(run(), loss);  // the same bits every time
+  EXPECT_EQ(to_doubles(actual.gradients()), gradients);
+}
+
+TEST_P(CudaModelTest, DecodesAsTheCpuDoes) {
+  const Stream stream(Device::kCuda);
+  Transformer expected = make_model(DType::kFloat64, Device::kCpu);
+  Transformer actual = make_model(GetParam().dtype, Device::kCuda);
+  set_weights(expected, actual, stream);
+  const Decoder::Limits limits = {.max_prefix_tokens = 100,
+                                  .max_sequence_tokens = 80,
+                                  .max_users = 3,
+                                  .max_beams = 80,
+                                  .max_steps = 3};
+  Decoder reference(expected, limits), decoder(actual, limits);
+  std::vector<int32_t> tokens(90);
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(i * 37 % kVocab);
+  const std::vector<int32_t> offsets = {0, 1, 71, 90};
+  const auto compare = [&](const TensorView& on_gpu, const TensorView& on_cpu) {
+    EXPECT_LT(relative_error(to_doubles(on_gpu), to_doubles(on_cpu)), GetParam().tolerance);
+  };
+  compare(decoder.prefill(tokens, offsets, stream), reference.prefill(tokens, offsets, Stream()));
+  const std::vector<int32_t> beam_offsets = {0, 40, 40,
+                                             73};  // a user without beams, more than a tile
+  std::vector<int32_t> newest(73), parents(73);
+  for (int32_t step = 0; step < 3; ++step) {
+    for (int32_t row = 0; row < 73; ++row) {
+      newest[row] = (row * 11 + step) % static_cast<int32_t>(kVocab);
+      parents[row] = row < 40 ? (row * 7 + step) % 40 : 40 + (row * 5 + step) % 33;
+    }
+    compare(decoder.step(newest, parents, beam_offsets, stream),
+            reference.step(newest, parents, beam_offsets, Stream()));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Gpu, CudaModelTest,
+                         ::testing::Values(Case{DType::kFloat32, 4, 1e-5},
+                                           Case{DType::kFloat32, 16, 1e-5},
+                                           Case{DType::kBFloat16, 4, 1e-2},
+                                           Case{DType::kBFloat16, 2, 1e-2},
+                                           Case{DType::kBFloat16, 16, 1e-2}),
+                         ::testing::PrintToStringParamName());
+
+}  // namespace
+}  // namespace mirabelle::testing
