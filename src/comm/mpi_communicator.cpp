@@ -35,6 +35,8 @@ MPI_Datatype mpi_type(DType dtype) {
       return MPI_INT64_T;
     case DType::kUint8:
       return MPI_UINT8_T;
+    case DType::kBFloat16:
+      return MPI_UINT16_T;  // only moved: check_reducible
   }
   throw_error(ErrorKind::kOther, "no MPI type for dtype ", static_cast<int>(dtype));
 }
@@ -98,6 +100,7 @@ class MpiCommunicator : public Communicator {
 
   void all_reduce(const TensorView& x, ReduceOp op, const Stream&) const override {
     check_host("all_reduce", x);
+    check_reducible("all_reduce", x);
     for_each_piece(x, max_elements_, [&](void* data, int count) {
       MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, data, count, mpi_type(x.dtype), mpi_op(op), comm()));
     });
@@ -106,6 +109,7 @@ class MpiCommunicator : public Communicator {
   std::unique_ptr<PendingCollective> start_all_reduce(const TensorView& x, ReduceOp op,
                                                       const Stream&) const override {
     check_host("all_reduce", x);
+    check_reducible("all_reduce", x);
     std::vector<MPI_Request> requests;
     for_each_piece(x, std::min(max_elements_, kPieceElements), [&](void* data, int count) {
       requests.push_back(MPI_REQUEST_NULL);
@@ -132,6 +136,7 @@ class MpiCommunicator : public Communicator {
   void reduce_scatter(const TensorView& out, const TensorView& x, ReduceOp op,
                       const Stream&) const override {
     check_parts("reduce_scatter", x, out, size_);
+    check_reducible("reduce_scatter", x);
     if (out.empty()) return;
     const TensorView parts = x.reshaped({size_, out.num_elements()});
     if (x.num_elements() <= max_elements_) {

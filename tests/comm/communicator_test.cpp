@@ -5,12 +5,15 @@
 #include <mpi.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <numeric>
 #include <random>
 #include <string>
 #include <tuple>
 #include <vector>
+
+#include "comm/on_device.h"
 
 namespace mirabelle {
 namespace {
@@ -48,7 +51,18 @@ std::string message_of(Body&& body) {
 
 // Every definition of Communicator runs the same tests. The oracle is MPI itself, called here on a
 // group of the same ranks.
-enum class Definition { kSelf, kMpi, kMpiShortMessages, kMpiSplit };
+enum class Definition {
+  kSelf,
+  kMpi,
+  kMpiShortMessages,
+  kMpiSplit,
+  kStaged,     // host memory, which it hands on
+  kStagedGpu,  // GPU memory
+  kNccl,
+};
+bool needs_gpu(Definition definition) {
+  return definition == Definition::kStagedGpu || definition == Definition::kNccl;
+}
 
 struct Case {
   Definition definition;
@@ -57,14 +71,20 @@ struct Case {
 };
 
 void PrintTo(const Case& c, std::ostream* out) {
-  const char* names[] = {"self", "mpi", "mpi_short_messages", "mpi_split"};
+  const char* names[] = {"self",       "mpi", "mpi_short_messages", "mpi_split", "staged",
+                         "staged_gpu", "nccl"};
   *out << names[static_cast<int>(c.definition)] << "_" << to_string(c.dtype) << "_" << c.n;
 }
 
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
-  for (const Definition definition : {Definition::kSelf, Definition::kMpi,
-                                      Definition::kMpiShortMessages, Definition::kMpiSplit}) {
+  std::vector<Definition> definitions = {Definition::kSelf, Definition::kMpi,
+                                         Definition::kMpiShortMessages, Definition::kMpiSplit,
+                                         Definition::kStaged};
+#ifdef MIRABELLE_CUDA
+  definitions.insert(definitions.end(), {Definition::kStagedGpu, Definition::kNccl});
+#endif
+  for (const Definition definition : definitions) {
     for (const DType dtype :
          {DType::kFloat32, DType::kFloat64, DType::kInt32, DType::kInt64, DType::kUint8}) {
       for (const int64_t n : {0, 1, 1021}) cases.push_back({definition, dtype, n});
@@ -118,7 +138,21 @@ Values random_values(DType dtype, int64_t n, int seed) {
 
 class CommunicatorTest : public ::testing::TestWithParam<Case> {
  protected:
-  CommunicatorTest() {
+  /// Without the GPUs that the case needs it is skipped, on all ranks alike. NCCL wants one for
+  /// each rank, unless NCCL_HOSTID makes it believe that the ranks are on hosts of their own.
+  void SetUp() override {
+    int gpus = num_cuda_devices(), ranks = 1;
+    MPI_Allreduce(MPI_IN_PLACE, &gpus, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+    MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+    const bool shares = GetParam().definition == Definition::kNccl && !std::getenv("NCCL_HOSTID");
+    if (needs_gpu(GetParam().definition) && gpus < (shares ? ranks : 1)) {
+      GTEST_SKIP() << gpus << " GPUs for " << ranks << " ranks";
+    }
+    if (needs_gpu(GetParam().definition)) select_cuda_device(world_rank());
+    make_groups();
+  }
+
+  void make_groups() {
     const int rank = world_rank();
     switch (GetParam().definition) {
       case Definition::kSelf:
@@ -137,11 +171,27 @@ class CommunicatorTest : public ::testing::TestWithParam<Case> {
         group_ = make_mpi_communicator()->split(rank % 2, -rank);
         MPI_Comm_split(MPI_COMM_WORLD, rank % 2, -rank, &oracle_);
         break;
+      case Definition::kStaged:
+        group_ = make_staged_communicator(make_mpi_communicator());
+        MPI_Comm_dup(MPI_COMM_WORLD, &oracle_);
+        break;
+      case Definition::kStagedGpu:
+        group_ =
+            std::make_unique<testing::OnDevice>(make_staged_communicator(make_mpi_communicator()));
+        MPI_Comm_dup(MPI_COMM_WORLD, &oracle_);
+        break;
+      case Definition::kNccl:
+        group_ =
+            std::make_unique<testing::OnDevice>(make_nccl_communicator(make_mpi_communicator()));
+        MPI_Comm_dup(MPI_COMM_WORLD, &oracle_);
+        break;
     }
     MPI_Comm_rank(oracle_, &rank_);
     MPI_Comm_size(oracle_, &size_);
   }
-  ~CommunicatorTest() override { MPI_Comm_free(&oracle_); }
+  ~CommunicatorTest() override {
+    if (oracle_ != MPI_COMM_NULL) MPI_Comm_free(&oracle_);
+  }
 
   Values mine(int64_t n) const { return random_values(GetParam().dtype, n, 1000 + world_rank()); }
   MPI_Datatype type() const { return type_of(GetParam().dtype); }
@@ -189,6 +239,7 @@ TEST_P(CommunicatorTest, StartedAllReducesEqualMpi) {
 }
 
 TEST_P(CommunicatorTest, PollingAloneFinishesAStartedAllReduce) {
+  if (needs_gpu(GetParam().definition)) GTEST_SKIP() << "the GPU needs no polling";
   Values x = mine(n()), expected = x;
   MPI_Allreduce(MPI_IN_PLACE, expected.bytes.data(), count(), type(), MPI_SUM, oracle_);
   const auto under_way = group_->start_all_reduce(x.view(), ReduceOp::kSum, kHost);

@@ -24,7 +24,8 @@ class PendingCollective {
 /// A group of ranks. Every rank of the group must make the same calls in the same order. Tensors
 /// must live in memory that the definition can move (host memory here). All operations are in
 /// stream order on `stream`; on host memory they are done when the call returns. A group of one
-/// does nothing but copy. Supported dtypes: all. Failures of the transport throw Error.
+/// does nothing but copy. Supported dtypes: all; bfloat16 is only moved, not reduced. Failures of
+/// the transport throw Error.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -57,6 +58,17 @@ std::unique_ptr<Communicator> make_self_communicator();
 /// Host memory over MPI, on a duplicate of MPI_COMM_WORLD. MpiSession must be alive. Longer tensors
 /// travel in messages of `max_message_elements`, because MPI counts are ints; tests make it small.
 std::unique_ptr<Communicator> make_mpi_communicator(int64_t max_message_elements = 1 << 30);
+
+/// A communicator of host memory that moves GPU memory too, by way of the host: any number of ranks
+/// can share a GPU. It waits for the stream and allocates, so it is for tests and for machines with
+/// fewer GPUs than ranks.
+std::unique_ptr<Communicator> make_staged_communicator(std::unique_ptr<Communicator> host);
+
+/// GPU memory over NCCL, host memory over the communicator of host memory that it takes, which also
+/// carries NCCL's ID. Every rank has a GPU of its own, chosen before (select_cuda_device).
+/// Collectives run on a stream of their own, in order with the caller's; a failure in the
+/// background is thrown by the next call. Collective.
+std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator> host);
 
 /// MPI_Init and MPI_Finalize. One per process, made first in `main`, outlives every communicator.
 class MpiSession {

@@ -1,0 +1,9 @@
+#include "mirabelle/comm/communicator.h"
+
+namespace mirabelle {
+
+std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator>) {
+  throw_error(ErrorKind::kOther, "this build has no NCCL");
+}
+
+}  // namespace mirabelle
