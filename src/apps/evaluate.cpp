@@ -155,8 +155,10 @@ int evaluate(int argc, char** argv, const Communicator& world) {
   add_options(command_line, arguments);
   if (const auto status = command_line.parse(argc, argv, world)) return *status;
 
-  TrainedModel model(config);
+  const Device device = choose_device(config.backend, world);
+  TrainedModel model(config, device);
   const Corpus& corpus = model.corpus();
+  if (world.rank() == 0) spdlog::info("backend {}, {} ranks", describe(device), world.size());
   const json known = training_facts(model.folder());
   std::optional<CountingBaselines> baselines;
   if (config.evaluation.baselines) baselines.emplace(corpus);

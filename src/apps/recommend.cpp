@@ -91,7 +91,8 @@ int recommend(int argc, char** argv, const Communicator& world) {
                         arguments.count, " must be between 1 and ", "evaluation.beam_size, ",
                         evaluation.beam_size);
 
-  TrainedModel model(config);
+  const Device device = choose_device(config.backend, world);
+  TrainedModel model(config, device);
   const Corpus& corpus = model.corpus();
   const Recommender recommender = model.recommender();
   std::vector<int64_t> users = arguments.users.empty()

@@ -12,7 +12,6 @@
 #include "mirabelle/core/table.h"
 #include "mirabelle/evaluation/beam_search.h"
 #include "mirabelle/evaluation/evaluator.h"
-#include "mirabelle/kernels/instruction_set.h"
 #include "mirabelle/kernels/matmul.h"
 #include "mirabelle/training/trainer.h"
 
@@ -34,17 +33,27 @@ TokenTable token_table(const SemanticIds& ids) {
 /// Everything that a training run is made of, in the order in which it is built.
 struct TrainingRun {
   TrainingRun(const Config& config, const Communicator& world)
-      : corpus(config.data.corpus),
+      : device(choose_device(config.backend, world)),
+        data_parallel(world, device, config.parallel),
+        stream(device),
+        corpus(config.data.corpus),
         ids(SemanticIds::read(config.tokenizer.file)),
-        model(config.model, ids.vocab_size(), ids.padded_vocab_size(), DType::kFloat32,
-              limits(config, ids)),
+        model(config.model, ids.vocab_size(), ids.padded_vocab_size(), model_dtype(config, device),
+              limits(config, ids), device),
         loader(corpus, token_table(ids), loader_options(config)),
         trainer(
-            config.training, config.parallel, model, loader, world,
+            config.training, config.parallel, model, loader, data_parallel.get(),
             [this, &config, &world] { return validate(config, world); }, config.tokenizer.file) {
     MIRABELLE_CHECK_DATA(ids.num_items() == corpus.num_items(), config.tokenizer.file, " knows ",
                          ids.num_items(), " items, ", config.data.corpus, " has ",
                          corpus.num_items(), "; build the tokenizer on this corpus, or --assign");
+  }
+
+  static DType model_dtype(const Config& config, Device device) {
+    const DType dtype = config.training.model_dtype();
+    MIRABELLE_CHECK_USAGE(device == Device::kCuda || dtype == DType::kFloat32,
+                          "training.dtype bfloat16 needs backend cuda in this version");
+    return dtype;
   }
 
   static Transformer::Limits limits(const Config& config, const SemanticIds& ids) {
@@ -75,13 +84,16 @@ struct TrainingRun {
                              config.data.history_length});
     }
     const Recommender recommend = [this](std::span<const RecommendationQuery> queries) {
-      return search->search(queries, Stream());
+      return search->search(queries, stream);
     };
     const EvaluationResult result = evaluate_users(corpus, recommend, validation, world);
     return {result.figure(result.model, "recall@10").mean,
             result.figure(result.model, "ndcg@10").mean};
   }
 
+  Device device;
+  DeviceCommunicator data_parallel;
+  Stream stream;  // of validations
   Corpus corpus;
   SemanticIds ids;
   Transformer model;
@@ -92,8 +104,8 @@ struct TrainingRun {
 
 void log_plan(const TrainingRun& run, const Config& config, const Communicator& world) {
   if (world.rank() != 0) return;
-  spdlog::info("backend cpu ({}), {} ranks ({}) x {} threads, float32", cpu_instruction_set(),
-               world.size(), world.name(), omp_get_max_threads());
+  spdlog::info("backend {}, {} ranks ({}) x {} threads, {}", describe(run.device), world.size(),
+               run.data_parallel.get().name(), omp_get_max_threads(), to_string(run.model.dtype()));
   spdlog::info("corpus {}: {} users, {} items, {} events, split {}", config.data.corpus,
                format_count(run.corpus.num_users()), format_count(run.corpus.num_items()),
                format_count(run.corpus.num_events()), run.corpus.split_name());
@@ -104,7 +116,7 @@ void log_plan(const TrainingRun& run, const Config& config, const Communicator& 
                config.training.micro_batch_tokens);
   const double mib = 1.0 / (1 << 20);
   spdlog::info("memory per rank: weights, gradients and moments {:.1f} MiB, activations {:.1f} MiB",
-               4 * run.model.weight_bytes() * mib, run.model.activation_bytes() * mib);
+               run.trainer.state_bytes() * mib, run.model.activation_bytes() * mib);
 }
 
 /// Sets the schedule of a run that is limited by time: that of the run to be resumed, or what fits.
@@ -135,17 +147,24 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-/// FLOP/s of float32 products at 1024^3, on all ranks at once, summed over the ranks.
-double matmul_rate(const Communicator& world) {
-  constexpr int64_t n = 1024;
-  static const Buffer a({n, n}, DType::kFloat32), b({n, n}, DType::kFloat32);
-  static const Buffer out({n, n}, DType::kFloat32);
+/// Edge of the matrix products that training steps are compared with: large enough to be limited by
+/// arithmetic.
+int64_t matmul_edge(Device device) { return device == Device::kCpu ? 1024 : 8192; }
+
+/// FLOP/s of cubic products in the model's dtype, on all ranks at once, summed over the ranks.
+double matmul_rate(const TrainingRun& run, const Communicator& world) {
+  const int64_t n = matmul_edge(run.device);
+  const DType dtype = run.model.dtype();
+  const Buffer a({n, n}, dtype, run.device), b({n, n}, dtype, run.device);
+  const Buffer out({n, n}, dtype, run.device);
   std::vector<double> rates;
   world.barrier();
   for (int repeat = 0; repeat < 5; ++repeat) {
-    const double seconds = seconds_of(
-        [&] { matmul(out.view(), a.view(), false, b.view(), true, Accumulate::kNo, Stream()); });
-    rates.push_back(2.0 * n * n * n / seconds);
+    const double seconds = seconds_of([&] {
+      matmul(out.view(), a.view(), false, b.view(), true, Accumulate::kNo, run.stream);
+      run.stream.synchronize();
+    });
+    rates.push_back(2.0 * static_cast<double>(n * n * n) / seconds);
   }
   double rate = median(rates);
   world.all_reduce(view_of(&rate, {1}), ReduceOp::kSum, Stream());
@@ -157,18 +176,19 @@ double matmul_rate(const Communicator& world) {
 json benchmark(TrainingRun& run, const Communicator& world) {
   constexpr int kRounds = 12;
   run.trainer.time_steps(1);  // warms up
-  matmul_rate(world);
+  matmul_rate(run, world);
   std::vector<double> ratios, matmul_rates, step_rates, token_rates;
   for (int round = 0; round < kRounds; ++round) {
-    const double before = matmul_rate(world);
+    const double before = matmul_rate(run, world);
     const Trainer::StepTiming step = run.trainer.time_steps(1).front();
-    const double rate = 0.5 * (before + matmul_rate(world));
+    const double rate = 0.5 * (before + matmul_rate(run, world));
     matmul_rates.push_back(rate);
     step_rates.push_back(step.flops / step.seconds);
     token_rates.push_back(static_cast<double>(step.tokens) / step.seconds);
     ratios.push_back(step_rates.back() / rate);
   }
-  json result = {{"matmul_1024_gflops", median(matmul_rates) / 1e9},
+  const std::string edge = std::to_string(matmul_edge(run.device));
+  json result = {{"matmul_" + edge + "_gflops", median(matmul_rates) / 1e9},
                  {"training_gflops", median(step_rates) / 1e9},
                  {"fraction_of_matmul", median(ratios)},
                  {"tokens_per_second", median(token_rates)},
@@ -177,7 +197,8 @@ json benchmark(TrainingRun& run, const Communicator& world) {
                  {"threads_per_rank", omp_get_max_threads()}};
   if (world.rank() == 0) {
     Table table({"", "median of " + std::to_string(kRounds)});
-    table.add_row({"matrix product 1024^3, GFLOP/s", format_number(median(matmul_rates) / 1e9, 1)});
+    table.add_row(
+        {"matrix product " + edge + "^3, GFLOP/s", format_number(median(matmul_rates) / 1e9, 1)});
     table.add_row({"training step, useful GFLOP/s", format_number(median(step_rates) / 1e9, 1)});
     table.add_row({"of the matrix product", format_number(100 * median(ratios), 1) + " %"});
     table.add_row({"tokens/s", format_count(static_cast<int64_t>(median(token_rates)))});

@@ -28,14 +28,16 @@ class TrainedModel {
  public:
   /// `config` is resolved: the checkpoint's own with overrides. Throws a kUsage Error if it wants
   /// another model than the checkpoint's, a kData Error if the corpus has other items.
-  explicit TrainedModel(const Config& config)
-      : folder_(find_checkpoint(config.evaluation.checkpoint)),
+  TrainedModel(const Config& config, Device device)
+      : stream_(device),
+        folder_(find_checkpoint(config.evaluation.checkpoint)),
         corpus_(config.data.corpus),
         tokenizer_(read_tokenizer_file(folder_ / "tokenizer.h5")),
         model_(checked_model(config), tokenizer_.ids.vocab_size(),
                tokenizer_.ids.padded_vocab_size(), DType::kFloat32,
                {batch_tokens(config), max_search_tokens(tokenizer_.ids, config.data.history_length),
-                /*training=*/false}) {
+                /*training=*/false},
+               device) {
     check_items();
     read_checkpoint_tensors(folder_, model_.layout(),
                             {.weights = model_.weights(), .exp_avg = {}, .exp_avg_sq = {}});
@@ -61,8 +63,8 @@ class TrainedModel {
   /// Refers to this object.
   Recommender recommender() {
     return [this](std::span<const RecommendationQuery> queries) {
-      return search_ ? search_->search(queries, Stream())
-                     : scorer_->rank(queries, list_length_, Stream());
+      return search_ ? search_->search(queries, stream_)
+                     : scorer_->rank(queries, list_length_, stream_);
     };
   }
 
@@ -99,6 +101,7 @@ class TrainedModel {
     }
   }
 
+  Stream stream_;
   std::filesystem::path folder_;
   Corpus corpus_;
   TokenizerFile tokenizer_;

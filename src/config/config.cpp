@@ -3,9 +3,13 @@
 namespace mirabelle {
 
 std::vector<ConfigSection> Config::sections() {
-  return {config_section("data", data),         config_section("tokenizer", tokenizer),
-          config_section("model", model),       config_section("training", training),
-          config_section("parallel", parallel), config_section("evaluation", evaluation)};
+  return {config_section("", backend),
+          config_section("data", data),
+          config_section("tokenizer", tokenizer),
+          config_section("model", model),
+          config_section("training", training),
+          config_section("parallel", parallel),
+          config_section("evaluation", evaluation)};
 }
 
 std::string to_yaml(Config config) { return to_yaml(config.sections(), false); }

@@ -105,7 +105,7 @@ std::string key_suggestion(const std::string& section, const std::string& key,
       const int64_t distance = edit_distance(key, name) * 2 + (candidate.name == section ? 0 : 1);
       if (distance >= best_distance) continue;
       best_distance = distance;
-      best = candidate.name + "." + name;
+      best = candidate.name.empty() ? name : candidate.name + "." + name;
     }
   }
   if (!best.empty() && near_enough(best_distance / 2, key)) return "; did you mean " + best + "?";
@@ -115,7 +115,9 @@ std::string key_suggestion(const std::string& section, const std::string& key,
 [[noreturn]] void refuse_section(const std::string& where, const std::string& name,
                                  const std::vector<ConfigSection>& sections) {
   std::vector<std::string> names;
-  for (const ConfigSection& section : sections) names.push_back(section.name);
+  for (const ConfigSection& section : sections) {
+    if (!section.name.empty()) names.push_back(section.name);
+  }
   const auto nearest = std::min_element(names.begin(), names.end(), [&](auto& a, auto& b) {
     return edit_distance(name, a) < edit_distance(name, b);
   });
@@ -233,8 +235,9 @@ class FieldSetter : public ConfigFields {
   void set(const char* name, T& value, const char* wanted) {
     for (const Entry& entry : entries_) {
       if (entry.name != name) continue;
-      MIRABELLE_CHECK_USAGE(parse(entry.value, value), entry.where, ": ", section_, ".", name,
-                            " wants ", wanted, ", not ", describe_list(entry.value));
+      MIRABELLE_CHECK_USAGE(parse(entry.value, value), entry.where, ": ", section_,
+                            section_.empty() ? "" : ".", name, " wants ", wanted, ", not ",
+                            describe_list(entry.value));
     }
   }
 
@@ -256,6 +259,15 @@ const ConfigSection* find_section(const std::string& name,
       std::find_if(sections.begin(), sections.end(),
                    [&](const ConfigSection& section) { return section.name == name; });
   return found == sections.end() ? nullptr : &*found;
+}
+
+/// The section without a name, if it has this key.
+const ConfigSection* section_of_key(const std::string& key,
+                                    const std::vector<ConfigSection>& sections) {
+  const ConfigSection* outermost = find_section("", sections);
+  if (!outermost) return nullptr;
+  const std::vector<std::string> names = field_names(*outermost);
+  return std::find(names.begin(), names.end(), key) == names.end() ? nullptr : outermost;
 }
 
 /// The entries of a mapping; each key must be a name and occur once.
@@ -352,7 +364,8 @@ std::string written(const std::vector<T>& values) {
 
 class FieldWriter : public ConfigFields {
  public:
-  explicit FieldWriter(bool with_meanings) : with_meanings_(with_meanings) {}
+  FieldWriter(bool with_meanings, const char* indent)
+      : with_meanings_(with_meanings), indent_(indent) {}
   std::string text;
 
   void field(const char* name, bool& value, const char* meaning) override {
@@ -380,7 +393,7 @@ class FieldWriter : public ConfigFields {
  private:
   void add(const std::string& name, const std::string& value, const char* meaning) {
     constexpr size_t kCommentColumn = 34;
-    std::string line = "  " + name + ": " + value;
+    std::string line = indent_ + name + ": " + value;
     if (with_meanings_ && *meaning) {
       if (line.size() < kCommentColumn) line.resize(kCommentColumn, ' ');
       line += "  # ";
@@ -390,6 +403,7 @@ class FieldWriter : public ConfigFields {
   }
 
   bool with_meanings_;
+  std::string indent_;
 };
 
 }  // namespace
@@ -403,6 +417,10 @@ void read_yaml_text(const std::string& text, const std::string& source,
   MIRABELLE_CHECK_USAGE(documents[0].IsMap(), place(source, documents[0].Mark()),
                         ": wanted sections with keys and values, not ", describe(documents[0]));
   for (const Entry& entry : entries_of(documents[0], source, "section ")) {
+    if (const ConfigSection* outermost = section_of_key(entry.name, sections)) {
+      set_fields({entry}, *outermost, sections);
+      continue;
+    }
     const ConfigSection* section = find_section(entry.name, sections);
     if (!section) refuse_section(entry.where, entry.name, sections);
     if (entry.value.IsNull()) continue;
@@ -422,13 +440,17 @@ void apply_override(const std::string& assignment, const std::vector<ConfigSecti
   const size_t equals = assignment.find('=');
   const std::string name = assignment.substr(0, equals);
   const size_t dot = name.find('.');
+  const ConfigSection* outermost = section_of_key(name, sections);
   MIRABELLE_CHECK_USAGE(
-      equals != std::string::npos && dot != std::string::npos, source,
+      equals != std::string::npos && (outermost || dot != std::string::npos), source,
       ": wanted section.key=value such as training.learning_rate=3e-4",
       equals != std::string::npos ? key_suggestion("", name, sections) : std::string());
-  const std::string section_name = name.substr(0, dot), key = name.substr(dot + 1);
+  const std::string section_name = outermost ? "" : name.substr(0, dot);
+  const std::string key = outermost ? name : name.substr(dot + 1);
   const ConfigSection* section = find_section(section_name, sections);
-  if (!section) refuse_section(source, section_name, sections);
+  if (!section || (section->name.empty() && !outermost)) {
+    refuse_section(source, section_name, sections);
+  }
   const std::string value = assignment.substr(equals + 1);
   const std::vector<YAML::Node> documents = load(value.empty() ? "\"\"" : value, source);
   MIRABELLE_CHECK_USAGE(documents.size() == 1, source, ": wanted one value");
@@ -438,9 +460,10 @@ void apply_override(const std::string& assignment, const std::vector<ConfigSecti
 std::string to_yaml(const std::vector<ConfigSection>& sections, bool with_meanings) {
   std::string text;
   for (const ConfigSection& section : sections) {
-    FieldWriter writer(with_meanings);
+    const bool outermost = section.name.empty();
+    FieldWriter writer(with_meanings, outermost ? "" : "  ");
     section.visit(writer);
-    text += (text.empty() ? "" : "\n") + section.name + ":\n" + writer.text;
+    text += (text.empty() ? "" : "\n") + (outermost ? "" : section.name + ":\n") + writer.text;
   }
   return text;
 }

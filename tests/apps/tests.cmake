@@ -8,3 +8,4 @@ mirabelle_test(recommend_test SOURCES apps/recommend_test.cpp LIBS mirabelle_con
                APPS mirabelle-recommend)
 mirabelle_test(train_test SOURCES apps/train_test.cpp LIBS mirabelle_core
                APPS mirabelle-data mirabelle-tokenizer-build mirabelle-train mirabelle-evaluate)
+mirabelle_test(bench_test SOURCES apps/bench_test.cpp LIBS mirabelle_core APPS mirabelle-bench)

@@ -10,6 +10,7 @@
 #include <sstream>
 #include <thread>
 
+#include "mirabelle/core/device.h"
 #include "mirabelle/core/files.h"
 #include "support/temporary_folder.h"
 
@@ -141,7 +142,10 @@ TEST_F(TrainProgramTest, FitsItsStepsIntoTheTime) {
 }
 
 TEST_F(TrainProgramTest, BenchmarksAgainstTheMatrixProduct) {
-  ASSERT_EQ(run("mirabelle-train --config tiny.yaml --benchmark --json benchmark.json", 2), 0)
+  ASSERT_EQ(
+      run("mirabelle-train --config tiny.yaml --set backend=cpu --benchmark --json benchmark.json",
+          2),
+      0)
       << output();
   const json result = json::parse(read_text_file(folder / "benchmark.json"));
   EXPECT_EQ(result["ranks"], 2);
@@ -160,6 +164,11 @@ TEST_F(TrainProgramTest, RefusesWhatCannotBeTrainedInOneLine) {
   refused("--set parallel.tensor_parallel_size=2", 2, "tensor_parallel_size must be 1");
   refused("--set model.num_heads=5", 2, "model.hidden_size 32");
   refused("--set data.corpus=", 2, "data.corpus");
+  refused("--set backend=cpu --set training.dtype=bfloat16", 2, "bfloat16 needs backend cuda");
+  refused("--set training.dtype=float16", 2, "must be float32 or bfloat16, not 'float16'");
+  if (num_cuda_devices() == 0) {
+    refused("--set backend=cuda", 2, "backend cuda is wanted, but this machine has no GPU");
+  }
   refused("--set data.corpus=nowhere", 3, "nowhere");
   refused("--set tokenizer.file=nowhere.h5", 3, "nowhere.h5: no such file");
   refused("--set tokenizer.file=tiny.yaml", 3, "tiny.yaml");

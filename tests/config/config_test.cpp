@@ -41,6 +41,39 @@ TEST(ConfigTest, HoldsTheKeysThatScriptsRelyOn) {
   EXPECT_EQ(config.model.num_kv_heads, 1);
 }
 
+TEST(ConfigTest, TheBackendStandsOutsideTheSections) {
+  Config config;
+  EXPECT_EQ(config.backend.backend, "auto");
+  read_yaml_text("backend: cpu\ndata: {corpus: c}", "config.yaml", config.sections());
+  EXPECT_EQ(config.backend.backend, "cpu");
+  EXPECT_EQ(config.data.corpus, "c");
+  apply_override("backend=cuda", config.sections());
+  EXPECT_EQ(config.backend.backend, "cuda");
+  EXPECT_TRUE(to_yaml(config).starts_with("backend: cuda\n"));
+  EXPECT_EQ(config_from_yaml(to_yaml(config), "config.yaml").backend.backend, "cuda");
+
+  const auto message_of = [](const auto& call) -> std::string {
+    try {
+      call();
+      return "";
+    } catch (const Error& error) {
+      return error.what();
+    }
+  };
+  EXPECT_EQ(message_of([] { config_from_yaml("backend: gpu", "config.yaml"); }),
+            "backend must be auto, cpu or cuda, not 'gpu'");
+  EXPECT_EQ(message_of([] { config_from_yaml("backend: [cpu]", "config.yaml"); }),
+            "config.yaml:1: backend wants text, not [\"cpu\"]");
+  EXPECT_EQ(
+      message_of([&] { apply_override("backnd=cpu", config.sections()); }),
+      "--set backnd=cpu: wanted section.key=value such as training.learning_rate=3e-4; did you "
+      "mean backend?");
+  EXPECT_NE(message_of([] {
+              config_from_yaml("backen: cpu", "config.yaml");
+            }).find("did you mean backend?"),
+            std::string::npos);
+}
+
 TEST(ConfigTest, TheWrittenConfigurationReadsBackTheSame) {
   Config config;
   config.data.corpus = "runs/my corpus: 1";

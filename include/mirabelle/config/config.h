@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "mirabelle/comm/parallel_config.h"
+#include "mirabelle/config/backend.h"
 #include "mirabelle/config/yaml_reader.h"
 #include "mirabelle/data/data_config.h"
 #include "mirabelle/evaluation/evaluation_config.h"
@@ -15,6 +16,7 @@ namespace mirabelle {
 
 /// Everything that can be configured; one file serves all executables.
 struct Config {
+  BackendConfig backend;
   DataConfig data;
   TokenizerConfig tokenizer;
   TransformerConfig model;

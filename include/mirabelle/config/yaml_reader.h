@@ -9,7 +9,8 @@
 
 namespace mirabelle {
 
-/// One section of the configuration file: its name, the list of its fields, its validation.
+/// One section of the configuration file: its name, the list of its fields, its validation. The
+/// section without a name holds the keys of the outermost level.
 struct ConfigSection {
   std::string name;
   std::function<void(ConfigFields&)> visit;
@@ -33,7 +34,8 @@ void read_yaml_file(const std::filesystem::path& path, const std::vector<ConfigS
 void read_yaml_text(const std::string& text, const std::string& source,
                     const std::vector<ConfigSection>& sections);
 
-/// Applies "section.key=value"; the value is YAML ("3e-4", "[256, 256]", "beauty/corpus").
+/// Applies "section.key=value" or "key=value"; the value is YAML ("3e-4", "[256, 256]",
+/// "beauty/corpus").
 void apply_override(const std::string& assignment, const std::vector<ConfigSection>& sections);
 
 /// Every section and key with its value, in order, as YAML that reads back to the same values, bit

@@ -1,0 +1,59 @@
+#include "mirabelle/config/backend.h"
+
+#include <unistd.h>
+
+#include "mirabelle/core/table.h"
+#include "mirabelle/kernels/instruction_set.h"
+
+namespace mirabelle {
+namespace {
+
+/// The number of this rank among those of its machine.
+int local_rank(const Communicator& world) {
+  char name[256] = {};
+  gethostname(name, sizeof name - 1);
+  const std::vector<std::string> hosts = all_gather_texts(world, name);
+  int count = 0;
+  for (int rank = 0; rank < world.rank(); ++rank) count += hosts[rank] == hosts[world.rank()];
+  return count;
+}
+
+}  // namespace
+
+Device choose_device(const BackendConfig& config, const Communicator& world) {
+  const int local = local_rank(world);
+  if (config.backend == "cpu") return Device::kCpu;
+  const bool has_gpu = num_cuda_devices() > 0;
+  MIRABELLE_CHECK_USAGE(has_gpu || config.backend == "auto",
+                        "backend cuda is wanted, but this machine has no GPU that this build can "
+                        "use; backend=cpu runs without");
+  if (!has_gpu) return Device::kCpu;
+  select_cuda_device(local);
+  return Device::kCuda;
+}
+
+DeviceCommunicator::DeviceCommunicator(const Communicator& world, Device device,
+                                       const ParallelConfig& config)
+    : world_(world) {
+  if (device == Device::kCpu) return;
+  // 1 if some rank has to share its GPU
+  int64_t shares = local_rank(world) >= num_cuda_devices();
+  world.all_reduce(view_of(&shares, {1}), ReduceOp::kMax, Stream());
+  const bool use_nccl =
+      config.communicator == "nccl" || (config.communicator == "auto" && shares == 0);
+  std::unique_ptr<Communicator> host = world.split(0, world.rank());
+  own_ = use_nccl ? make_nccl_communicator(std::move(host))
+                  : make_staged_communicator(std::move(host));
+}
+
+std::string describe(Device device) {
+  if (device == Device::kCpu) return std::string("cpu (") + cpu_instruction_set() + ")";
+  const CudaDeviceFacts facts = cuda_device_facts();
+  const auto gib = [](int64_t bytes) {
+    return format_number(static_cast<double>(bytes) / (1 << 30), 1);
+  };
+  return "cuda (" + facts.name + ", " + gib(facts.free_bytes) + " of " + gib(facts.total_bytes) +
+         " GiB free)";
+}
+
+}  // namespace mirabelle
