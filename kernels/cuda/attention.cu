@@ -351,17 +351,6 @@ void dispatch_head_dim(int64_t head_dim, Body&& body) {
   return body.template operator()<kMaxHeadDim>();
 }
 
-/// Launches on `tiles` x `rows` blocks with dynamic shared memory of one Memory.
-template <typename Memory, typename Kernel, typename... Arguments>
-void launch(Kernel kernel, int64_t tiles, int64_t rows, const Stream& stream,
-            Arguments... arguments) {
-  CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(sizeof(Memory))));
-  const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(rows));
-  kernel<<<grid, kThreads, sizeof(Memory), stream.cuda()>>>(arguments...);
-  CUDA_CHECK(cudaGetLastError());
-}
-
 }  // namespace
 
 template <Device D, typename T>
@@ -378,10 +367,10 @@ void attention_forward(T* out, Wide<T>* log_sum, const T* qkv, const int32_t* se
     }
   }
   dispatch_head_dim(head_dim, [&]<int kDim>() {
-    launch<ForwardMemory<kDim>>(forward_kernel<kDim, T>,
-                                num_tiles<kTile>(num_tokens, num_sequences), heads.num_heads(),
-                                stream, out, log_sum, qkv, sequence_offsets,
-                                static_cast<int>(num_sequences), heads, static_cast<float>(scale));
+    launch_with_memory<ForwardMemory<kDim>, kThreads>(
+        forward_kernel<kDim, T>, num_tiles<kTile>(num_tokens, num_sequences), heads.num_heads(),
+        stream, out, log_sum, qkv, sequence_offsets, static_cast<int>(num_sequences), heads,
+        static_cast<float>(scale));
   });
 }
 
@@ -410,12 +399,14 @@ void attention_backward(T* grad_qkv, const T* grad_out, const T* out, const Wide
   const int64_t tiles = num_tiles<kTile>(num_tokens, num_sequences);
   dispatch_head_dim(head_dim, [&]<int kDim>() {
     using Memory = BackwardMemory<kDim>;
-    launch<Memory>(backward_queries_kernel<kDim, T>, tiles, heads.num_heads(), stream, grad_qkv,
-                   grad_out, log_sum, dots, qkv, sequence_offsets, static_cast<int>(num_sequences),
-                   heads, static_cast<float>(scale));
-    launch<Memory>(backward_keys_kernel<kDim, T>, tiles, num_kv_heads, stream, grad_qkv, grad_out,
-                   log_sum, dots, qkv, sequence_offsets, static_cast<int>(num_sequences), heads,
-                   static_cast<float>(scale));
+    launch_with_memory<Memory, kThreads>(backward_queries_kernel<kDim, T>, tiles, heads.num_heads(),
+                                         stream, grad_qkv, grad_out, log_sum, dots, qkv,
+                                         sequence_offsets, static_cast<int>(num_sequences), heads,
+                                         static_cast<float>(scale));
+    launch_with_memory<Memory, kThreads>(backward_keys_kernel<kDim, T>, tiles, num_kv_heads, stream,
+                                         grad_qkv, grad_out, log_sum, dots, qkv, sequence_offsets,
+                                         static_cast<int>(num_sequences), heads,
+                                         static_cast<float>(scale));
   });
 }
 
@@ -428,11 +419,11 @@ void beam_attention(T* out, const T* qkv, const T* prefix_qkv, const int32_t* pr
   const Heads heads = {static_cast<int>(num_kv_heads), static_cast<int>(group_size),
                        static_cast<int>(head_dim)};
   dispatch_head_dim(head_dim, [&]<int kDim>() {
-    launch<ForwardMemory<kDim>>(beam_kernel<kDim, T>, num_tiles<kTile>(num_beams, num_users),
-                                heads.num_heads(), stream, out, qkv, prefix_qkv, prefix_offsets,
-                                beam_offsets, suffix_kv, static_cast<int>(num_users),
-                                static_cast<int>(num_beams), static_cast<int>(suffix_length), heads,
-                                static_cast<float>(scale));
+    launch_with_memory<ForwardMemory<kDim>, kThreads>(
+        beam_kernel<kDim, T>, num_tiles<kTile>(num_beams, num_users), heads.num_heads(), stream,
+        out, qkv, prefix_qkv, prefix_offsets, beam_offsets, suffix_kv, static_cast<int>(num_users),
+        static_cast<int>(num_beams), static_cast<int>(suffix_length), heads,
+        static_cast<float>(scale));
   });
 }
 

@@ -2,6 +2,9 @@
 
 #include <cstdint>
 
+#include "mirabelle/core/cuda_check.h"
+#include "mirabelle/core/stream.h"
+
 namespace mirabelle::backend {
 
 /// Where things are in `qkv` and `out` (see attention.h).
@@ -47,6 +50,17 @@ __device__ SequenceTile<kTile> find_tile(const int32_t* offsets, int num_sequenc
   }
   const int begin = offsets[low], end = offsets[low + 1];
   return {low, begin, end, begin + (number - begin / kTile - low) * kTile};
+}
+
+/// Launches blocks of kThreads threads for `tiles` x `heads`, each with a Memory of shared memory.
+template <typename Memory, int kThreads, typename Kernel, typename... Arguments>
+void launch_with_memory(Kernel kernel, int64_t tiles, int64_t heads, const Stream& stream,
+                        Arguments... arguments) {
+  CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(sizeof(Memory))));
+  const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(heads));
+  kernel<<<grid, kThreads, sizeof(Memory), stream.cuda()>>>(arguments...);
+  CUDA_CHECK(cudaGetLastError());
 }
 
 }  // namespace mirabelle::backend

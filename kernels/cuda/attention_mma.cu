@@ -360,16 +360,6 @@ void dispatch_head_dim(int head_dim, Body&& body) {
   return body.template operator()<128>();
 }
 
-template <typename Memory, typename Kernel, typename... Arguments>
-void launch(Kernel kernel, int64_t tiles, int64_t rows, const Stream& stream,
-            Arguments... arguments) {
-  CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(sizeof(Memory))));
-  const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(rows));
-  kernel<<<grid, kThreads, sizeof(Memory), stream.cuda()>>>(arguments...);
-  CUDA_CHECK(cudaGetLastError());
-}
-
 }  // namespace
 
 bool attention_mma_supports(const Heads& heads, const void* qkv, const void* out) {
@@ -382,9 +372,9 @@ void attention_mma_forward(BFloat16* out, float* log_sum, const BFloat16* qkv,
                            int64_t num_sequences, const Heads& heads, float scale,
                            const Stream& stream) {
   dispatch_head_dim(heads.head_dim, [&]<int kDim>() {
-    launch<ForwardMemory<kDim>>(forward_kernel<kDim>, num_tiles<kRows>(num_tokens, num_sequences),
-                                heads.num_heads(), stream, out, log_sum, qkv, sequence_offsets,
-                                static_cast<int>(num_sequences), heads, scale);
+    launch_with_memory<ForwardMemory<kDim>, kThreads>(
+        forward_kernel<kDim>, num_tiles<kRows>(num_tokens, num_sequences), heads.num_heads(),
+        stream, out, log_sum, qkv, sequence_offsets, static_cast<int>(num_sequences), heads, scale);
   });
 }
 
@@ -395,12 +385,12 @@ void attention_mma_backward(BFloat16* grad_qkv, const BFloat16* grad_out, const 
   const int64_t tiles = num_tiles<kRows>(num_tokens, num_sequences);
   const int sequences = static_cast<int>(num_sequences);
   dispatch_head_dim(heads.head_dim, [&]<int kDim>() {
-    launch<QueriesMemory<kDim>>(backward_queries_kernel<kDim>, tiles, heads.num_heads(), stream,
-                                grad_qkv, grad_out, log_sum, dots, qkv, sequence_offsets, sequences,
-                                heads, scale);
-    launch<KeysMemory<kDim>>(backward_keys_kernel<kDim>, tiles, heads.num_kv_heads, stream,
-                             grad_qkv, grad_out, log_sum, dots, qkv, sequence_offsets, sequences,
-                             heads, scale);
+    launch_with_memory<QueriesMemory<kDim>, kThreads>(
+        backward_queries_kernel<kDim>, tiles, heads.num_heads(), stream, grad_qkv, grad_out,
+        log_sum, dots, qkv, sequence_offsets, sequences, heads, scale);
+    launch_with_memory<KeysMemory<kDim>, kThreads>(
+        backward_keys_kernel<kDim>, tiles, heads.num_kv_heads, stream, grad_qkv, grad_out, log_sum,
+        dots, qkv, sequence_offsets, sequences, heads, scale);
   });
 }
 
