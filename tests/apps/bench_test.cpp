@@ -46,9 +46,15 @@ TEST_F(BenchProgramTest, MeasuresEveryKernelBesideItsRoofline) {
   EXPECT_EQ(names.size(), 29u);
   // 2 products of 32 x 32 scores, half masked, 4 sequences, 64 features
   for (const auto& kernel : result["kernels"]) {
-    if (kernel["name"] == "attention forward") EXPECT_EQ(kernel["flops"], 2.0 * 128 * 32 * 64);
-    if (kernel["name"] == "qkv product forward") EXPECT_EQ(kernel["flops"], 2.0 * 128 * 64 * 192);
-    if (kernel["name"] == "SwiGLU forward") EXPECT_EQ(kernel["bytes"], 3.0 * 128 * 96 * 4);
+    const std::string name = kernel["name"];
+    const double flops = kernel["flops"], bytes = kernel["bytes"];
+    if (name == "attention forward") {
+      EXPECT_EQ(flops, 2.0 * 128 * 32 * 64);
+    } else if (name == "qkv product forward") {
+      EXPECT_EQ(flops, 2.0 * 128 * 64 * 192);
+    } else if (name == "SwiGLU forward") {
+      EXPECT_EQ(bytes, 3.0 * 128 * 96 * 4);
+    }
   }
   EXPECT_NE(output().find("measured limits"), std::string::npos);
 }
