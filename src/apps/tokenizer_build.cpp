@@ -4,6 +4,7 @@
 #include "mirabelle/config/command_line.h"
 #include "mirabelle/config/config.h"
 #include "mirabelle/core/error.h"
+#include "mirabelle/core/logging.h"
 #include "mirabelle/core/progress.h"
 #include "mirabelle/core/table.h"
 #include "mirabelle/tokenizer/tokenizer_builder.h"
@@ -60,6 +61,9 @@ int run(int argc, char** argv, const Communicator& world) {
   if (const auto status = command_line.parse(argc, argv, world)) return *status;
   MIRABELLE_CHECK_USAGE(!config.data.corpus.empty(),
                         "data.corpus must name the folder of a corpus (see mirabelle-data import)");
+  if (world.rank() == 0 && config.backend.backend == "cuda") {
+    spdlog::warn("backend cuda is wanted; tokenizers are built on the CPU in this version");
+  }
 
   const Corpus corpus(config.data.corpus);
   const TokenizerFile tokenizer =

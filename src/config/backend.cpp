@@ -23,11 +23,13 @@ int local_rank(const Communicator& world) {
 Device choose_device(const BackendConfig& config, const Communicator& world) {
   const int local = local_rank(world);
   if (config.backend == "cpu") return Device::kCpu;
-  const bool has_gpu = num_cuda_devices() > 0;
-  MIRABELLE_CHECK_USAGE(has_gpu || config.backend == "auto",
-                        "backend cuda is wanted, but this machine has no GPU that this build can "
-                        "use; backend=cpu runs without");
-  if (!has_gpu) return Device::kCpu;
+  // All ranks decide alike, or they would call different collectives from here on.
+  int64_t all_have_gpus = num_cuda_devices() > 0;
+  world.all_reduce(view_of(&all_have_gpus, {1}), ReduceOp::kMin, Stream());
+  const char* who = world.size() == 1 ? "this machine has" : "the machine of some rank has";
+  MIRABELLE_CHECK_USAGE(all_have_gpus || config.backend == "auto", "backend cuda is wanted, but ",
+                        who, " no GPU that this build can use; backend=cpu runs without");
+  if (!all_have_gpus) return Device::kCpu;
   select_cuda_device(local);
   return Device::kCuda;
 }

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
+#include <cmath>
+#include <limits>
 #include <sstream>
 
 #include "mirabelle/core/buffer.h"
@@ -175,6 +178,23 @@ TEST(UniqueHandleTest, DestroysOnceWhateverMoves) {
     EXPECT_EQ(released.release(), 6);
   }
   EXPECT_EQ(destroyed, 1);
+}
+
+TEST(BFloat16Test, RoundsToTheNearestAndTiesToEven) {
+  constexpr float kUnit = 0x1p-7f;  // between neighbours of 1
+  const auto rounded = [](float value) { return static_cast<float>(BFloat16(value)); };
+  EXPECT_EQ(rounded(1), 1);
+  EXPECT_EQ(rounded(1 + 0.49f * kUnit), 1);
+  EXPECT_EQ(rounded(1 + 0.51f * kUnit), 1 + kUnit);
+  EXPECT_EQ(rounded(1 + 0.5f * kUnit), 1);
+  EXPECT_EQ(rounded(1 + 1.5f * kUnit), 1 + 2 * kUnit);
+  EXPECT_EQ(rounded(-1 - 1.5f * kUnit), -1 - 2 * kUnit);
+  EXPECT_EQ(rounded(0x1.fffffep127f), std::numeric_limits<float>::infinity());
+  EXPECT_EQ(rounded(-std::numeric_limits<float>::infinity()),
+            -std::numeric_limits<float>::infinity());
+  EXPECT_TRUE(std::isnan(rounded(std::numeric_limits<float>::quiet_NaN())));
+  EXPECT_TRUE(std::isnan(rounded(std::bit_cast<float>(0x7F800001u))));  // would round to infinity
+  EXPECT_EQ(BFloat16(-2.5f).bits, 0xC020);
 }
 
 }  // namespace

@@ -23,7 +23,8 @@ struct BackendConfig {
   }
 };
 
-/// The device that this rank works on. On a machine with several GPUs its ranks take turns. Throws
+/// The device that all ranks work on: with auto, GPUs only if every rank can use one. On a machine
+/// with several GPUs its ranks take turns. Throws
 /// a kUsage Error if cuda is asked for and there is no GPU. Collective.
 Device choose_device(const BackendConfig& config, const Communicator& world);
 
