@@ -10,7 +10,7 @@ namespace mirabelle::backend {
 
 /// Dropout as the backends take it. threshold = 0 means no dropout, and the arrays are not read.
 struct DropoutArguments {
-  uint64_t key = 0;
+  const int64_t* key = nullptr;
   uint32_t threshold = 0;  ///< of 65536: an element whose 16 bits are below it is dropped
   double scale = 1;        ///< of the elements that live
   const int32_t* sequence_ids = nullptr;
@@ -29,8 +29,11 @@ inline DropoutArguments dropout_arguments(const Dropout& dropout, int64_t num_to
                     to_string(device), ", got ", coordinate->shape, " on ",
                     to_string(coordinate->device));
   }
+  MIRABELLE_CHECK(dropout.key.shape == Shape{1} && dropout.key.device == device,
+                  "dropout needs a key of shape [1] on ", to_string(device), ", got ",
+                  dropout.key.shape, " on ", to_string(dropout.key.device));
   const double threshold = std::min(65535.0, std::round(dropout.rate * 65536));
-  return {dropout.key, static_cast<uint32_t>(threshold), 1 / (1 - threshold / 65536),
+  return {dropout.key.as<int64_t>(), static_cast<uint32_t>(threshold), 1 / (1 - threshold / 65536),
           dropout.sequence_ids.as<int32_t>(), dropout.positions.as<int32_t>()};
 }
 

@@ -14,10 +14,10 @@ void check_result(const TensorView& out, const TensorView& x) {
 
 }  // namespace
 
-void sum(const TensorView& out, const TensorView& x, const Stream& stream) {
+void add_sum(const TensorView& out, const TensorView& x, const Stream& stream) {
   check_result(out, x);
   dispatch(x.device, x.dtype, [&]<Device D, typename T>() {
-    backend::sum<D, T>(out.as<double>(), x.as<T>(), x.num_elements(), stream);
+    backend::add_sum<D, T>(out.as<double>(), x.as<T>(), x.num_elements(), stream);
   });
 }
 

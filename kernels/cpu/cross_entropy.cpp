@@ -24,10 +24,10 @@ T row_max(const T* x, int64_t n) {
 // A row of logits is read from memory once: the later passes find it in the cache.
 template <Device D, typename T>
 void softmax_cross_entropy(Wide<T>* loss, T* logits, const int32_t* targets, int64_t num_tokens,
-                           int64_t vocab_size, double grad_scale, const Stream&) {
+                           int64_t vocab_size, const double* grad_scale, const Stream&) {
   check_index_range("targets", targets, num_tokens, std::numeric_limits<int32_t>::min(),
                     vocab_size);
-  const T scale = static_cast<T>(grad_scale);
+  const T scale = static_cast<T>(*grad_scale);
 #pragma omp parallel for schedule(static) if (num_tokens * vocab_size > kParallelThreshold)
   for (int64_t token = 0; token < num_tokens; ++token) {
     T* x = logits + token * vocab_size;
@@ -70,7 +70,7 @@ void log_softmax(T* logits, int64_t num_rows, int64_t vocab_size, const Stream&)
 
 #define INSTANTIATE(T)                                                                           \
   template void softmax_cross_entropy<Device::kCpu, T>(T*, T*, const int32_t*, int64_t, int64_t, \
-                                                       double, const Stream&);                   \
+                                                       const double*, const Stream&);            \
   template void log_softmax<Device::kCpu, T>(T*, int64_t, int64_t, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -27,8 +27,8 @@ inline void dropout_block(T* keep, const DropoutArguments& dropout, int64_t toke
     c2[lane] = static_cast<uint32_t>(first_feature / 8 + lane);
     c3[lane] = 0;
   }
-  uint32_t key0 = static_cast<uint32_t>(dropout.key),
-           key1 = static_cast<uint32_t>(dropout.key >> 32);
+  const auto key = static_cast<uint64_t>(*dropout.key);
+  uint32_t key0 = static_cast<uint32_t>(key), key1 = static_cast<uint32_t>(key >> 32);
   for (int round = 0; round < 10; ++round) {
 #pragma omp simd
     for (int lane = 0; lane < kLanes; ++lane) {

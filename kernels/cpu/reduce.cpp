@@ -30,8 +30,8 @@ double chunked_sum(const T* x, int64_t n, Term term) {
 }  // namespace
 
 template <Device D, typename T>
-void sum(double* out, const T* x, int64_t n, const Stream&) {
-  *out = chunked_sum(x, n, [](double value) { return value; });
+void add_sum(double* out, const T* x, int64_t n, const Stream&) {
+  *out += chunked_sum(x, n, [](double value) { return value; });
 }
 
 template <Device D, typename T>
@@ -44,8 +44,8 @@ void fill_zero<Device::kCpu>(void* x, int64_t bytes, const Stream&) {
   std::memset(x, 0, bytes);
 }
 
-#define INSTANTIATE(T)                                                           \
-  template void sum<Device::kCpu, T>(double*, const T*, int64_t, const Stream&); \
+#define INSTANTIATE(T)                                                               \
+  template void add_sum<Device::kCpu, T>(double*, const T*, int64_t, const Stream&); \
   template void sum_of_squares<Device::kCpu, T>(double*, const T*, int64_t, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(double)

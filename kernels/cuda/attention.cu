@@ -384,7 +384,7 @@ void attention_backward(T* grad_qkv, const T* grad_out, const T* out, const Wide
                        static_cast<int>(head_dim)};
   const int64_t num_rows = num_tokens * heads.num_heads();
   auto* dots = static_cast<float*>(
-      libraries_of(stream).workspace(num_rows * static_cast<int64_t>(sizeof(float)), stream));
+      libraries_of(stream).workspace(num_rows * static_cast<int64_t>(sizeof(float))));
   dots_kernel<<<ceil_div(num_rows, kThreads / kWarp), kThreads, 0, stream.cuda()>>>(
       dots, grad_out, out, num_rows, static_cast<int>(head_dim));
   CUDA_CHECK(cudaGetLastError());

@@ -41,7 +41,7 @@ __device__ RowSum sum_row(const T* row, int64_t vocab_size) {
 template <bool kAligned, typename T>
 __global__ void __launch_bounds__(kThreads)
     cross_entropy_kernel(float* loss, T* logits, const int32_t* targets, int64_t vocab_size,
-                         float grad_scale) {
+                         const double* grad_scale) {
   T* row = logits + static_cast<int64_t>(blockIdx.x) * vocab_size;
   const int32_t target = targets[blockIdx.x];
   if (target < 0) {
@@ -53,13 +53,14 @@ __global__ void __launch_bounds__(kThreads)
   }
   const float target_logit = static_cast<float>(row[target]);
   const RowSum total = sum_row<kAligned>(row, vocab_size);
-  const float factor = grad_scale / total.sum;
+  const auto scale = static_cast<float>(*grad_scale);
+  const float factor = scale / total.sum;
   for (int64_t first = threadIdx.x * kVector; first < vocab_size; first += kStride) {
     Vector x = load_vector<kAligned>(row, first, vocab_size);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
       x.value[i] = expf(x.value[i] - total.largest) * factor;
-      if (first + i == target) x.value[i] -= grad_scale;
+      if (first + i == target) x.value[i] -= scale;
     }
     store_vector<kAligned>(row, first, vocab_size, x);
   }
@@ -83,11 +84,11 @@ __global__ void __launch_bounds__(kThreads) log_softmax_kernel(T* logits, int64_
 
 template <Device D, typename T>
 void softmax_cross_entropy(Wide<T>* loss, T* logits, const int32_t* targets, int64_t num_tokens,
-                           int64_t vocab_size, double grad_scale, const Stream& stream) {
+                           int64_t vocab_size, const double* grad_scale, const Stream& stream) {
   if (num_tokens == 0) return;
   dispatch_flag(rows_are_aligned(vocab_size, {logits}), [&]<bool kAligned>() {
-    cross_entropy_kernel<kAligned><<<num_tokens, kThreads, 0, stream.cuda()>>>(
-        loss, logits, targets, vocab_size, static_cast<float>(grad_scale));
+    cross_entropy_kernel<kAligned>
+        <<<num_tokens, kThreads, 0, stream.cuda()>>>(loss, logits, targets, vocab_size, grad_scale);
     CUDA_CHECK(cudaGetLastError());
   });
 }
@@ -101,9 +102,9 @@ void log_softmax(T* logits, int64_t num_rows, int64_t vocab_size, const Stream& 
   });
 }
 
-#define INSTANTIATE(T)                                                                       \
-  template void softmax_cross_entropy<Device::kCuda, T>(float*, T*, const int32_t*, int64_t, \
-                                                        int64_t, double, const Stream&);     \
+#define INSTANTIATE(T)                                                                          \
+  template void softmax_cross_entropy<Device::kCuda, T>(float*, T*, const int32_t*, int64_t,    \
+                                                        int64_t, const double*, const Stream&); \
   template void log_softmax<Device::kCuda, T>(T*, int64_t, int64_t, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(BFloat16)

@@ -19,8 +19,8 @@ __device__ inline Vector dropout_keep(const DropoutArguments& dropout, int64_t t
   uint32_t counter[4] = {static_cast<uint32_t>(dropout.sequence_ids[token]),
                          static_cast<uint32_t>(dropout.positions[token]),
                          static_cast<uint32_t>(first_feature / kVector), 0};
-  uint32_t key0 = static_cast<uint32_t>(dropout.key);
-  uint32_t key1 = static_cast<uint32_t>(dropout.key >> 32);
+  const auto key = static_cast<uint64_t>(*dropout.key);
+  uint32_t key0 = static_cast<uint32_t>(key), key1 = static_cast<uint32_t>(key >> 32);
 #pragma unroll
   for (int round = 0; round < 10; ++round) {
     const uint32_t high0 = __umulhi(0xD2511F53u, counter[0]), low0 = 0xD2511F53u * counter[0];

@@ -12,12 +12,11 @@ CudaLibraries::CudaLibraries() {
   cublaslt_ = UniqueHandle<cublasLtHandle_t, destroy_cublaslt>(handle);
 }
 
-void* CudaLibraries::workspace(int64_t bytes, const Stream& stream) {
-  if (bytes > workspace_.bytes()) {
-    stream.synchronize();
-    workspace_ = Buffer(bytes, Device::kCuda);
+void* CudaLibraries::workspace(int64_t bytes) {
+  if (workspaces_.empty() || bytes > workspaces_.back().bytes()) {
+    workspaces_.emplace_back(bytes, Device::kCuda);
   }
-  return workspace_.data();
+  return workspaces_.back().data();
 }
 
 CudaLibraries& libraries_of(const Stream& stream) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <tuple>
+#include <vector>
 
 #include "mirabelle/core/buffer.h"
 #include "mirabelle/core/stream.h"
@@ -25,13 +26,12 @@ class CudaLibraries {
   using MatmulKey = std::tuple<int, int, bool, bool, bool, int64_t, int64_t, int64_t, int>;
   std::map<MatmulKey, cublasLtMatmulAlgo_t> matmul_algorithms;
 
-  /// Scratch memory for one kernel call; what it held before is lost. Waits for the stream when it
-  /// has to grow.
-  void* workspace(int64_t bytes, const Stream& stream);
+  /// Scratch memory for one kernel call, in stream order; what it held before is lost.
+  void* workspace(int64_t bytes);
 
  private:
   UniqueHandle<cublasLtHandle_t, destroy_cublaslt> cublaslt_;
-  Buffer workspace_;
+  std::vector<Buffer> workspaces_;  // the last is in use; recorded graphs may know the others
 };
 
 /// Those of this stream.

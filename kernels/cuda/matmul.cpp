@@ -103,8 +103,8 @@ void matmul(Out* out, const T* a, bool transpose_a, const T* b, bool transpose_b
   const float one = 1, beta = accumulate ? 1 : 0;
   CUBLAS_CHECK(cublasLtMatmul(libraries.cublaslt(), desc.get(), &one, b, layout_b.get(), a,
                               layout_a.get(), &beta, out, layout_out.get(), out, layout_out.get(),
-                              &found->second, libraries.workspace(kWorkspaceBytes, stream),
-                              kWorkspaceBytes, stream.cuda()));
+                              &found->second, libraries.workspace(kWorkspaceBytes), kWorkspaceBytes,
+                              stream.cuda()));
 }
 
 #define INSTANTIATE(T, Out)                                                                        \

@@ -36,36 +36,35 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    total_kernel(double* out, const double* partial, int64_t num_partials) {
+    total_kernel(double* out, const double* partial, int64_t num_partials, bool accumulate) {
   double total = 0;
   for (int64_t i = threadIdx.x; i < num_partials; i += kThreads) total += partial[i];
   total = block_reduce<kThreads>(total, Add());
-  if (threadIdx.x == 0) *out = total;
+  if (threadIdx.x == 0) *out = accumulate ? *out + total : total;
 }
 
 template <typename T, typename Term>
-void reduce(double* out, const T* x, int64_t n, Term term, const Stream& stream) {
+void reduce(double* out, const T* x, int64_t n, Term term, bool accumulate, const Stream& stream) {
   const int64_t blocks = std::clamp<int64_t>(ceil_div(n, kThreads * kVector), 1, kMaxBlocks);
-  auto* partial =
-      static_cast<double*>(libraries_of(stream).workspace(kMaxBlocks * sizeof(double), stream));
+  auto* partial = static_cast<double*>(libraries_of(stream).workspace(kMaxBlocks * sizeof(double)));
   dispatch_flag(rows_are_aligned(n, {x}), [&]<bool kAligned>() {
     partial_kernel<kAligned><<<blocks, kThreads, 0, stream.cuda()>>>(partial, x, n, term);
     CUDA_CHECK(cudaGetLastError());
   });
-  total_kernel<<<1, kThreads, 0, stream.cuda()>>>(out, partial, blocks);
+  total_kernel<<<1, kThreads, 0, stream.cuda()>>>(out, partial, blocks, accumulate);
   CUDA_CHECK(cudaGetLastError());
 }
 
 }  // namespace
 
 template <Device D, typename T>
-void sum(double* out, const T* x, int64_t n, const Stream& stream) {
-  reduce(out, x, n, Identity(), stream);
+void add_sum(double* out, const T* x, int64_t n, const Stream& stream) {
+  reduce(out, x, n, Identity(), /*accumulate=*/true, stream);
 }
 
 template <Device D, typename T>
 void sum_of_squares(double* out, const T* x, int64_t n, const Stream& stream) {
-  reduce(out, x, n, Square(), stream);
+  reduce(out, x, n, Square(), /*accumulate=*/false, stream);
 }
 
 template <>
@@ -73,8 +72,8 @@ void fill_zero<Device::kCuda>(void* x, int64_t bytes, const Stream& stream) {
   CUDA_CHECK(cudaMemsetAsync(x, 0, bytes, stream.cuda()));
 }
 
-#define INSTANTIATE(T)                                                            \
-  template void sum<Device::kCuda, T>(double*, const T*, int64_t, const Stream&); \
+#define INSTANTIATE(T)                                                                \
+  template void add_sum<Device::kCuda, T>(double*, const T*, int64_t, const Stream&); \
   template void sum_of_squares<Device::kCuda, T>(double*, const T*, int64_t, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(BFloat16)

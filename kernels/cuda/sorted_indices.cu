@@ -27,7 +27,7 @@ SortedIndices sort_indices(const int32_t* indices, int64_t n, int64_t end, const
   sort(nullptr, nullptr, nullptr, nullptr);  // only says how much memory it needs
   const int64_t array_bytes = ceil_div(n * static_cast<int64_t>(sizeof(int32_t)), 256) * 256;
   char* memory = static_cast<char*>(
-      libraries_of(stream).workspace(3 * array_bytes + static_cast<int64_t>(sort_bytes), stream));
+      libraries_of(stream).workspace(3 * array_bytes + static_cast<int64_t>(sort_bytes)));
   const auto array = [&](int i) { return reinterpret_cast<int32_t*>(memory + i * array_bytes); };
   count_up_kernel<<<ceil_div(n, kThreads), kThreads, 0, stream.cuda()>>>(array(2), n);
   CUDA_CHECK(cudaGetLastError());

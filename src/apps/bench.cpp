@@ -196,8 +196,9 @@ class Bench {
     const Buffer weight = make({s_.hidden}), rstd = make_wide({s_.tokens});
     const Buffer grad_weight = make_wide({s_.hidden}), workspace = make_wide({chunks, s_.hidden});
     const Buffer ids = indices(sequence_of_tokens()), positions = indices(positions_of_tokens());
+    const Buffer key({1}, DType::kInt64, device_);
     for (const double rate : {0.0, 0.1}) {
-      const Dropout dropout = {rate, 7, ids.view(), positions.view()};
+      const Dropout dropout = {rate, key.view(), ids.view(), positions.view()};
       const std::string suffix = rate > 0 ? ", dropout" : "";
       measure("residual + RMSNorm forward" + suffix, size(4 * n), 0, [&] {
         residual_rms_norm_forward(out.view(), residual.view(), rstd.view(), residual.view(),
@@ -225,8 +226,10 @@ class Bench {
     measure("embedding backward", rows + 2 * wide_size(s_.vocab * s_.hidden), 0,
             [&] { embedding_backward(grad_table.view(), x.view(), ids.view(), {}, stream_); });
     const Buffer logits = make({s_.tokens, s_.vocab}), loss = make_wide({s_.tokens});
-    measure("softmax cross entropy", 2 * size(s_.tokens * s_.vocab), 0,
-            [&] { softmax_cross_entropy(loss.view(), logits.view(), ids.view(), 1.0, stream_); });
+    const Buffer scale({1}, DType::kFloat64, device_);
+    measure("softmax cross entropy", 2 * size(s_.tokens * s_.vocab), 0, [&] {
+      softmax_cross_entropy(loss.view(), logits.view(), ids.view(), scale.view(), stream_);
+    });
   }
 
   void attention() {

@@ -1,6 +1,7 @@
 #include <nccl.h>
 
 #include <exception>
+#include <thread>
 
 #include "check_collective.h"
 #include "mirabelle/comm/communicator.h"
@@ -25,21 +26,13 @@ void free_communicator(ncclComm_t communicator) {
     ncclCommAbort(communicator);
   }
 }
-void free_event(cudaEvent_t event) { cudaEventDestroy(event); }
 using CommHandle = UniqueHandle<ncclComm_t, free_communicator>;
-using Event = UniqueHandle<cudaEvent_t, free_event>;
 
 /// An event at the end of what is on the stream now.
-Event record(const Stream& stream) {
-  cudaEvent_t created = nullptr;
-  CUDA_CHECK(cudaEventCreateWithFlags(&created, cudaEventDisableTiming));
-  Event event(created);
-  CUDA_CHECK(cudaEventRecord(event.get(), stream.cuda()));
+Event end_of(const Stream& stream) {
+  Event event;
+  event.record(stream);
   return event;
-}
-
-void wait_for(const Stream& stream, const Event& event) {
-  CUDA_CHECK(cudaStreamWaitEvent(stream.cuda(), event.get(), 0));
 }
 
 ncclDataType_t nccl_type(DType dtype) {
@@ -77,7 +70,7 @@ class NcclCollective : public PendingCollective {
   NcclCollective(ncclComm_t communicator, Event done)
       : communicator_(communicator), done_(std::move(done)) {}
   void poll() override { check_background(communicator_); }
-  void wait(const Stream& stream) override { wait_for(stream, done_); }
+  void wait(const Stream& stream) override { done_.hold(stream); }
 
  private:
   ncclComm_t communicator_;
@@ -112,10 +105,10 @@ class NcclCommunicator : public Communicator {
                                                       const Stream& stream) const override {
     if (is_host(x)) return host_->start_all_reduce(x, op, stream);
     check_reducible("all_reduce", x);
-    wait_for(stream_, record(stream));
+    end_of(stream).hold(stream_);
     NCCL_CHECK(ncclAllReduce(x.data, x.data, x.num_elements(), nccl_type(x.dtype), nccl_op(op),
                              nccl_.get(), stream_.cuda()));
-    return std::make_unique<NcclCollective>(nccl_.get(), record(stream_));
+    return std::make_unique<NcclCollective>(nccl_.get(), end_of(stream_));
   }
   void all_gather(const TensorView& out, const TensorView& x, const Stream& stream) const override {
     if (is_host(x)) return host_->all_gather(out, x, stream);
@@ -162,6 +155,13 @@ class NcclCommunicator : public Communicator {
     });
   }
   void barrier() const override { host_->barrier(); }
+  void synchronize(const Stream& stream) const override {
+    const Event done = end_of(stream);
+    while (!done.is_reached()) {
+      check_background(nccl_.get());
+      std::this_thread::yield();
+    }
+  }
   std::unique_ptr<Communicator> split(int color, int key) const override {
     return std::make_unique<NcclCommunicator>(host_->split(color, key));
   }
@@ -171,9 +171,9 @@ class NcclCommunicator : public Communicator {
   template <typename Collective>
   void run(const Stream& stream, Collective collective) const {
     check_background(nccl_.get());
-    wait_for(stream_, record(stream));
+    end_of(stream).hold(stream_);
     NCCL_CHECK(collective());
-    wait_for(stream, record(stream_));
+    end_of(stream_).hold(stream);
   }
 
   std::unique_ptr<Communicator> host_;

@@ -23,6 +23,34 @@ void Stream::synchronize() const {
   if (cuda_) CUDA_CHECK(cudaStreamSynchronize(cuda_.get()));
 }
 
+void Event::record(const Stream& stream) {
+  if (stream.device() == Device::kCpu) return;
+  if (!cuda_) {
+    cudaEvent_t event = nullptr;
+    CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    cuda_ = UniqueHandle<CUevent_st*, &Event::destroy>(event);
+  }
+  CUDA_CHECK(cudaEventRecord(cuda_.get(), stream.cuda()));
+}
+
+void Event::hold(const Stream& stream) const {
+  if (cuda_) CUDA_CHECK(cudaStreamWaitEvent(stream.cuda(), cuda_.get(), 0));
+}
+
+void Event::synchronize() const {
+  if (cuda_) CUDA_CHECK(cudaEventSynchronize(cuda_.get()));
+}
+
+bool Event::is_reached() const {
+  if (!cuda_) return true;
+  const cudaError_t status = cudaEventQuery(cuda_.get());
+  if (status == cudaErrorNotReady) return false;
+  CUDA_CHECK(status);
+  return true;
+}
+
+void Event::destroy(CUevent_st* event) { cudaEventDestroy(event); }
+
 #else
 
 Stream::Stream(Device device) : device_(device) {
@@ -32,6 +60,12 @@ Stream::Stream(Device device) : device_(device) {
 void Stream::destroy(CUstream_st*) {}
 
 void Stream::synchronize() const {}
+
+void Event::record(const Stream&) {}
+void Event::hold(const Stream&) const {}
+void Event::synchronize() const {}
+bool Event::is_reached() const { return true; }
+void Event::destroy(CUevent_st*) {}
 
 #endif
 

@@ -17,7 +17,7 @@ ExactScorer::ExactScorer(Transformer& model, const SemanticIds& ids, int64_t his
       ids_(ids),
       history_length_(history_length),
       max_batch_tokens_(max_batch_tokens),
-      batch_(model.device(), max_batch_tokens),
+      batches_(model.device(), max_batch_tokens, (history_length + 1) * ids.num_levels()),
       order_(ids.num_items()) {
   MIRABELLE_CHECK_DATA(model.vocab_size() == ids.vocab_size(), "the model has ", model.vocab_size(),
                        " tokens, the tokenizer ", ids.vocab_size());
@@ -78,13 +78,12 @@ void ExactScorer::score_batch(std::span<const int32_t> history_tokens, int64_t b
     offsets.push_back(sequence_end);
   }
   const std::vector<int32_t> no_targets(tokens.size(), -1);
-  const PackedBatch batch = batch_.upload({.tokens = view_of(tokens),
-                                           .targets = view_of(no_targets),
-                                           .positions = view_of(positions),
-                                           .sequence_ids = view_of(sequence_ids),
-                                           .sequence_offsets = view_of(offsets)},
-                                          stream);
-  const TensorView hidden = model_.forward(batch, DropoutSeed{}, stream);
+  batches_.push({.tokens = view_of(tokens),
+                 .targets = view_of(no_targets),
+                 .positions = view_of(positions),
+                 .sequence_ids = view_of(sequence_ids),
+                 .sequence_offsets = view_of(offsets)});
+  const TensorView hidden = model_.forward(batches_.pop(stream), stream);
   const int64_t num_rows = num_sequences * num_levels;
   const Buffer rows({num_rows, hidden.shape[1]}, model_.dtype(), model_.device());
   const Buffer logits({num_rows, ids_.vocab_size()}, wide(model_.dtype()), model_.device());

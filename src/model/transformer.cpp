@@ -49,6 +49,9 @@ Transformer::Transformer(const TransformerConfig& config, int64_t vocab_size,
   if (limits.training) {
     gradients_ = Buffer({layout_.num_elements()}, wide(dtype), device);
     grad_tensors_ = view_tensors(gradients(), layout_, config, vocab_size);
+    loss_scale_ = Buffer({1}, DType::kFloat64, device);
+    loss_sum_ = Buffer({1}, DType::kFloat64, device);
+    dropout_keys_ = Buffer({ffn_site(config.num_layers - 1) + 1}, DType::kInt64, device);
   }
   const Stream stream(device);
   fill_rotary_table(rotary_table_.view(), config.rope_theta, stream);
@@ -101,41 +104,43 @@ Transformer::Activations Transformer::plan(Arena& arena, int64_t num_tokens) con
   const int64_t rows = logits_rows(num_tokens, vocab_size_);
   a.logits = take({rows, vocab_size_});
   a.losses = take_wide({num_tokens});
-  a.loss_sum = arena.allocate({1}, DType::kFloat64);
   return a;
 }
 
-Dropout Transformer::dropout_at(const PackedBatch& batch, const DropoutSeed& dropout,
-                                int64_t site) const {
-  return {dropout.rate, random_key(dropout.seed, "dropout", {dropout.step, site}),
-          batch.sequence_ids, batch.positions};
+Dropout Transformer::dropout_at(const PackedBatch& batch, int64_t site) const {
+  if (dropout_rate_ == 0) return {};
+  return {dropout_rate_, dropout_keys_.view().rows(site, site + 1), batch.sequence_ids,
+          batch.positions};
 }
 
-TensorView Transformer::forward(const PackedBatch& batch, const DropoutSeed& dropout,
-                                const Stream& stream) {
+TensorView Transformer::forward(const PackedBatch& batch, const Stream& stream) {
+  dropout_rate_ = 0;
+  return forward_pass(batch, stream);
+}
+
+TensorView Transformer::forward_pass(const PackedBatch& batch, const Stream& stream) {
   const int64_t num_tokens = batch.tokens.num_elements();
   MIRABELLE_CHECK(num_tokens <= limits_.max_tokens, "a batch of ", num_tokens,
                   " tokens, planned were at most ", limits_.max_tokens);
   arena_.rewind(0);
   activations_ = plan(arena_, num_tokens);
   embedding_forward(activations_.layers[0].residual, batch.tokens, tensors_.embedding,
-                    dropout_at(batch, dropout, embedding_site()), stream);
+                    dropout_at(batch, embedding_site()), stream);
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-    forward_block(layer, batch, dropout, stream);
+    forward_block(layer, batch, stream);
   }
   const Activations& a = activations_;
   residual_rms_norm_forward(a.final_norm_out, a.residual, a.final_norm_rstd,
                             a.layers.back().residual_after_attention, a.branch, tensors_.final_norm,
                             config_.norm_epsilon,
-                            dropout_at(batch, dropout, ffn_site(config_.num_layers - 1)), stream);
+                            dropout_at(batch, ffn_site(config_.num_layers - 1)), stream);
   return a.final_norm_out;
 }
 
 /// Takes the residual stream of the block below and that block's last branch (for the first block:
 /// the embedding, which stands in its own residual, and no branch); leaves its own last branch in
 /// activations_.branch, to be added by the block above.
-void Transformer::forward_block(int64_t layer, const PackedBatch& batch, const DropoutSeed& dropout,
-                                const Stream& stream) {
+void Transformer::forward_block(int64_t layer, const PackedBatch& batch, const Stream& stream) {
   const LayerActivations& a = activations_.layers[layer];
   const TransformerTensors::Layer& w = tensors_.layers[layer];
   const TensorView& branch = activations_.branch;
@@ -149,7 +154,7 @@ void Transformer::forward_block(int64_t layer, const PackedBatch& batch, const D
     residual_rms_norm_forward(a.attention_norm_out, a.residual, a.attention_norm_rstd,
                               activations_.layers[layer - 1].residual_after_attention, branch,
                               w.attention_norm, config_.norm_epsilon,
-                              dropout_at(batch, dropout, ffn_site(layer - 1)), stream);
+                              dropout_at(batch, ffn_site(layer - 1)), stream);
   }
   linear_forward(a.qkv.reshaped({num_tokens, w.qkv.shape[0]}), a.attention_norm_out, w.qkv, stream);
   rotate_queries_and_keys(a.qkv, batch.positions, rotary_table(), Rotation::kForward, stream);
@@ -159,7 +164,7 @@ void Transformer::forward_block(int64_t layer, const PackedBatch& batch, const D
 
   residual_rms_norm_forward(a.ffn_norm_out, a.residual_after_attention, a.ffn_norm_rstd, a.residual,
                             branch, w.ffn_norm, config_.norm_epsilon,
-                            dropout_at(batch, dropout, attention_site(layer)), stream);
+                            dropout_at(batch, attention_site(layer)), stream);
   linear_forward(a.gate_up.reshaped({num_tokens, w.gate_up.shape[0]}), a.ffn_norm_out, w.gate_up,
                  stream);
   swiglu_forward(a.swiglu_out, a.gate_up, stream);
@@ -171,12 +176,24 @@ void Transformer::logits(const TensorView& out, const TensorView& hidden,
   linear_forward(out, hidden, tensors_.head, stream);
 }
 
-double Transformer::forward_backward(const PackedBatch& batch, double loss_scale,
-                                     const DropoutSeed& dropout,
-                                     const GradientsFinal& gradients_final, const Stream& stream) {
+void Transformer::begin_step(double loss_scale, uint64_t seed, int64_t step, const Stream& stream) {
   MIRABELLE_CHECK(limits_.training, "this model was made without gradients");
-  forward(batch, dropout, stream);
-  head_forward_backward(batch, loss_scale, stream);
+  fill_zero(gradients(), stream);
+  fill_zero(loss_sum(), stream);
+  std::vector<int64_t> keys;
+  for (int64_t site = 0; site < dropout_keys_.view().num_elements(); ++site) {
+    keys.push_back(static_cast<int64_t>(random_key(seed, "dropout", {step, site})));
+  }
+  copy(loss_scale_.view(), view_of(&loss_scale, {1}), stream);
+  copy(dropout_keys_.view(), view_of(keys), stream);
+}
+
+void Transformer::forward_backward(const PackedBatch& batch, const GradientsFinal& gradients_final,
+                                   const Stream& stream) {
+  MIRABELLE_CHECK(limits_.training, "this model was made without gradients");
+  dropout_rate_ = config_.dropout;
+  forward_pass(batch, stream);
+  head_forward_backward(batch, stream);
 
   const Activations& a = activations_;
   const int64_t last = config_.num_layers - 1;
@@ -188,9 +205,9 @@ double Transformer::forward_backward(const PackedBatch& batch, double loss_scale
   fill_zero(a.grad_residual, stream);
   residual_rms_norm_backward(a.grad_residual, a.grad_branch, grad_tensors_.final_norm,
                              a.grad_hidden, a.residual, a.final_norm_rstd, tensors_.final_norm,
-                             dropout_at(batch, dropout, ffn_site(last)), a.norm_workspace, stream);
+                             dropout_at(batch, ffn_site(last)), a.norm_workspace, stream);
   for (int64_t layer = last; layer >= 0; --layer) {
-    backward_block(layer, batch, dropout, stream);
+    backward_block(layer, batch, stream);
     const auto& layers = layout_.layers();
     const int64_t end = layer < last             ? layers[layer + 1].qkv
                         : config_.tie_embeddings ? layout_.norms()
@@ -198,17 +215,12 @@ double Transformer::forward_backward(const PackedBatch& batch, double loss_scale
     final_range(layers[layer].qkv, end);
   }
   embedding_backward(grad_tensors_.embedding, a.grad_residual, batch.tokens,
-                     dropout_at(batch, dropout, embedding_site()), stream);
+                     dropout_at(batch, embedding_site()), stream);
   final_range(layout_.embedding(), layout_.layers()[0].qkv);
   final_range(layout_.norms(), layout_.num_elements());
-  double loss = 0;
-  copy(view_of(&loss, {1}), a.loss_sum, stream);
-  stream.synchronize();
-  return loss;
 }
 
-void Transformer::head_forward_backward(const PackedBatch& batch, double loss_scale,
-                                        const Stream& stream) {
+void Transformer::head_forward_backward(const PackedBatch& batch, const Stream& stream) {
   const Activations& a = activations_;
   const int64_t num_tokens = batch.tokens.num_elements(), rows = a.logits.shape[0];
   for (int64_t begin = 0; begin < num_tokens; begin += rows) {
@@ -217,19 +229,18 @@ void Transformer::head_forward_backward(const PackedBatch& batch, double loss_sc
     const TensorView chunk = a.logits.rows(0, end - begin);
     logits(chunk, hidden, stream);
     softmax_cross_entropy(a.losses.rows(begin, end), chunk, batch.targets.rows(begin, end),
-                          loss_scale, stream);
+                          loss_scale_.view(), stream);
     linear_backward_weight(grad_tensors_.head, chunk, hidden, stream);
     linear_backward_input(a.grad_hidden.rows(begin, end), chunk, tensors_.head, Accumulate::kNo,
                           stream);
   }
-  sum(a.loss_sum, a.losses, stream);
+  add_sum(loss_sum(), a.losses, stream);
 }
 
 /// On entry grad_branch is the gradient of the block's last branch and grad_residual that of the
 /// residual stream which the branch is added to; on return both are those of the block below (of
 /// the embedding, for the first block, in grad_residual).
-void Transformer::backward_block(int64_t layer, const PackedBatch& batch,
-                                 const DropoutSeed& dropout, const Stream& stream) {
+void Transformer::backward_block(int64_t layer, const PackedBatch& batch, const Stream& stream) {
   const LayerActivations& a = activations_.layers[layer];
   const TransformerTensors::Layer& w = tensors_.layers[layer];
   const TransformerTensors::Layer& grad_w = grad_tensors_.layers[layer];
@@ -252,7 +263,7 @@ void Transformer::backward_block(int64_t layer, const PackedBatch& batch,
   linear_backward_input(grad_hidden, grad_gate_up, w.gate_up, Accumulate::kNo, stream);
   residual_rms_norm_backward(activations_.grad_residual, grad_branch, grad_w.ffn_norm, grad_hidden,
                              a.residual_after_attention, a.ffn_norm_rstd, w.ffn_norm,
-                             dropout_at(batch, dropout, attention_site(layer)), workspace, stream);
+                             dropout_at(batch, attention_site(layer)), workspace, stream);
 
   linear_backward_weight(grad_w.attention_output, grad_branch, a.attention_out, stream);
   linear_backward_input(grad_hidden, grad_branch, w.attention_output, Accumulate::kNo, stream);
@@ -267,8 +278,7 @@ void Transformer::backward_block(int64_t layer, const PackedBatch& batch,
   residual_rms_norm_backward(
       activations_.grad_residual, has_block_below ? grad_branch : TensorView{},
       grad_w.attention_norm, grad_hidden, a.residual, a.attention_norm_rstd, w.attention_norm,
-      has_block_below ? dropout_at(batch, dropout, ffn_site(layer - 1)) : Dropout{}, workspace,
-      stream);
+      has_block_below ? dropout_at(batch, ffn_site(layer - 1)) : Dropout{}, workspace, stream);
 }
 
 double Transformer::training_flops(const std::vector<int64_t>& sequence_lengths) const {

@@ -1,7 +1,5 @@
 #include "mirabelle/training/optimizer.h"
 
-#include <cmath>
-
 #include "mirabelle/core/copy.h"
 #include "mirabelle/kernels/adamw.h"
 #include "mirabelle/kernels/convert.h"
@@ -30,8 +28,8 @@ void Optimizer::round_weights(const TensorView& weights, const Stream& stream) {
   stream.synchronize();
 }
 
-double Optimizer::update(const TensorView& weights, const TensorView& gradients, int64_t step,
-                         double learning_rate, const Stream& stream) {
+void Optimizer::update(const TensorView& weights, const TensorView& gradients, int64_t step,
+                       double learning_rate, const Stream& stream) {
   sum_of_squares(grad_squares_.view(), gradients, stream);
   AdamWStep scalars;
   scalars.learning_rate = learning_rate;
@@ -49,10 +47,6 @@ double Optimizer::update(const TensorView& weights, const TensorView& gradients,
   };
   update_range(0, num_decayed_, config_.weight_decay);
   update_range(num_decayed_, weights.num_elements(), 0);
-  double squares = 0;
-  copy(view_of(&squares, {1}), grad_squares_.view(), stream);
-  stream.synchronize();
-  return std::sqrt(squares);
 }
 
 }  // namespace mirabelle

@@ -14,6 +14,8 @@ void TrainingConfig::visit(ConfigFields& fields) {
   fields.field("dtype", dtype,
                "of weights and activations: float32, or (on cuda) bfloat16 with float32 master "
                "weights, sums and gradients");
+  fields.field("cuda_graph", cuda_graph,
+               "on a GPU, launch a micro-batch as one recorded graph; false: kernel by kernel");
   fields.field("micro_batch_tokens", micro_batch_tokens,
                "tokens of one part: what one forward and backward pass takes");
   fields.field("global_batch_tokens", global_batch_tokens,

@@ -6,9 +6,11 @@
 #include <fstream>
 
 #include "mirabelle/comm/gradient_reducer.h"
+#include "mirabelle/core/copy.h"
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/files.h"
 #include "mirabelle/core/logging.h"
+#include "mirabelle/core/profile_range.h"
 #include "mirabelle/core/progress.h"
 #include "mirabelle/core/table.h"
 #include "mirabelle/kernels/reduce.h"
@@ -73,7 +75,8 @@ Trainer::Trainer(const TrainingConfig& config, const ParallelConfig& parallel, T
       validate_(std::move(validate)),
       tokenizer_file_(std::move(tokenizer_file)),
       stream_(model.device()),
-      batch_(model.device(), config.micro_batch_tokens),
+      batches_(model.device(), config.micro_batch_tokens, config.max_sequence_tokens),
+      micro_step_(model, config.cuda_graph),
       optimizer_(model.layout(), config, model.dtype(), model.device()),
       start_(now_seconds()) {
   MIRABELLE_CHECK_USAGE(config.num_parts() % group_.size() == 0,
@@ -85,37 +88,65 @@ Trainer::Trainer(const TrainingConfig& config, const ParallelConfig& parallel, T
   optimizer_.set_weights(model.weights(), values.view(), stream_);
 }
 
-Trainer::StepResult Trainer::train_step(double learning_rate) {
-  const double start = now_seconds();
+/// This rank's parts of the step at cursor_, which moves on.
+BatchLoader::Step Trainer::load_step() {
+  const ProfileRange range("load");
   const int64_t parts_per_rank = config_.num_parts() / group_.size();
   const int64_t first_part = group_.rank() * parts_per_rank;
-  const BatchLoader::Step step =
-      loader_.next_step(config_.num_parts(), first_part, first_part + parts_per_rank);
-  const DropoutSeed dropout = {model_.config().dropout, static_cast<uint64_t>(config_.seed),
-                               state_.step};
+  return loader_.next_step(config_.num_parts(), first_part, first_part + parts_per_rank);
+}
 
-  StepResult result;
-  fill_zero(model_.gradients(), stream_);
+void Trainer::seek(const DataCursor& cursor) {
+  loader_.seek(cursor);
+  cursor_ = cursor;
+  loaded_.reset();
+}
+
+/// The gradients of all parts, summed over the ranks.
+void Trainer::run_parts(const BatchLoader::Step& step) {
   GradientReducer reducer(group_, parallel_.gradient_bucket_mib << 20);
-  double sums[3] = {};  // over ranks: loss, FLOPs, rank 0 is out of time
-  for (const BatchLoader::Part& part : step.parts) {
-    const bool is_last = &part == &step.parts.back();
-    auto reduce = [&](const TensorView& range) { reducer.add(range, stream_); };
-    sums[0] += model_.forward_backward(
-        batch_.upload(batch_view(part), stream_), 1.0 / static_cast<double>(step.num_tokens),
-        dropout, is_last ? Transformer::GradientsFinal(reduce) : nullptr, stream_);
-    sums[1] += model_.training_flops(sequence_lengths(part));
+  const auto reduce = [&](const TensorView& range) { reducer.add(range, stream_); };
+  batches_.push(batch_view(step.parts.front()));
+  for (size_t i = 0; i < step.parts.size(); ++i) {
+    const ProfileRange range("micro-batch");
+    const bool is_last = i + 1 == step.parts.size();
+    if (!is_last) batches_.push(batch_view(step.parts[i + 1]));
+    micro_step_.run(batches_.pop(stream_),
+                    is_last && group_.size() > 1 ? Transformer::GradientsFinal(reduce) : nullptr,
+                    stream_);
   }
   reducer.finish(stream_);
+}
+
+/// While a GPU works on the step, the host loads the next one; then it waits, once.
+Trainer::StepResult Trainer::train_step(double learning_rate) {
+  const double start = now_seconds();
+  const BatchLoader::Step step = loaded_ ? std::move(*loaded_) : load_step();
+  loaded_.reset();
+  model_.begin_step(1.0 / static_cast<double>(step.num_tokens), static_cast<uint64_t>(config_.seed),
+                    state_.step, stream_);
+  run_parts(step);
+  optimizer_.update(model_.weights(), model_.gradients(), state_.step, learning_rate, stream_);
+  cursor_ = loader_.cursor();
+  loaded_ = load_step();
+
+  double loss = 0, grad_squares = 0;
+  copy(view_of(&loss, {1}), model_.loss_sum(), stream_);
+  copy(view_of(&grad_squares, {1}), optimizer_.grad_squares(), stream_);
+  group_.synchronize(stream_);
+  double sums[3] = {loss};  // over ranks: loss, FLOPs, rank 0 is out of time
+  for (const BatchLoader::Part& part : step.parts) {
+    sums[1] += model_.training_flops(sequence_lengths(part));
+  }
   if (group_.rank() == 0) sums[2] = is_out_of_time();
   group_.all_reduce(view_of(sums, {3}), ReduceOp::kSum, stream_);
+  StepResult result;
   result.loss = sums[0] / static_cast<double>(step.num_tokens);
+  result.grad_norm = std::sqrt(grad_squares);
   result.flops = sums[1];
   result.out_of_time = sums[2] > 0;
   MIRABELLE_CHECK(std::isfinite(result.loss), "the loss is ", result.loss, " at step ",
                   state_.step + 1, "; a lower training.learning_rate may help");
-  result.grad_norm =
-      optimizer_.update(model_.weights(), model_.gradients(), state_.step, learning_rate, stream_);
   result.tokens = step.num_tokens;
   result.seconds = now_seconds() - start;
   return result;
@@ -129,7 +160,7 @@ bool Trainer::is_out_of_time() const {
 }
 
 std::vector<Trainer::StepTiming> Trainer::time_steps(int64_t num_steps) {
-  const DataCursor cursor = loader_.cursor();
+  const DataCursor cursor = cursor_;
   std::vector<StepTiming> timings;
   const double limit = std::exchange(config_.max_wall_seconds, 0);
   for (int64_t i = 0; i < num_steps; ++i) {
@@ -139,7 +170,7 @@ std::vector<Trainer::StepTiming> Trainer::time_steps(int64_t num_steps) {
   config_.max_wall_seconds = limit;
   fill_zero(optimizer_.exp_avg(), stream_);
   fill_zero(optimizer_.exp_avg_sq(), stream_);
-  loader_.seek(cursor);
+  seek(cursor);
   return timings;
 }
 
@@ -196,7 +227,7 @@ json Trainer::run(const std::string& config_text) {
     const double learning_rate = learning_rate_at(config_, state_.step);
     const StepResult result = train_step(learning_rate);
     ++state_.step;
-    state_.cursor = loader_.cursor();
+    state_.cursor = cursor_;
     state_.tokens += result.tokens;
     state_.step_seconds += result.seconds;
     state_.seconds = seconds_before_start_ + now_seconds() - start_;
@@ -256,7 +287,7 @@ void Trainer::prepare_output(const std::string& config_text) {
       spdlog::info("resume from {}", newest->string());
     }
   }
-  loader_.seek(state_.cursor);
+  seek(state_.cursor);
   seconds_before_start_ = state_.seconds;
 }
 

@@ -55,8 +55,11 @@ class CrossEntropyTest : public BackendTest {
     Buffer x = make_tensor(GetParam(), {n, vocab_size}, logits);
     Buffer loss = make_wide_tensor(GetParam(), {n}, Values(n, 99.0));
     softmax_cross_entropy(loss.view(), x.view(), make_int_tensor(GetParam(), targets).view(),
-                          grad_scale, stream_);
+                          make_scale(grad_scale).view(), stream_);
     return {to_doubles(loss.view()), to_doubles(x.view())};
+  }
+  static Buffer make_scale(double value) {
+    return make_tensor(GetParam().device, DType::kFloat64, {1}, {value});
   }
   /// Losses are computed in the wide dtype.
   static double loss_tolerance() {
@@ -182,8 +185,9 @@ TEST_P(CrossEntropyTest, DoesNotDependOnTheNumberOfThreads) {
 TEST_P(CrossEntropyTest, RefusesOperandsThatDisagree) {
   const Buffer logits = make_tensor(GetParam(), {2, 3}, Values(6, 0.0));
   const Buffer loss = make_wide_tensor(GetParam(), {2}, Values(2, 0.0));
+  const Buffer scale = make_scale(1);
   const auto entropy = [&](const TensorView& l, const TensorView& x, const Indices& targets) {
-    softmax_cross_entropy(l, x, make_int_tensor(GetParam(), targets).view(), 1, stream_);
+    softmax_cross_entropy(l, x, make_int_tensor(GetParam(), targets).view(), scale.view(), stream_);
   };
   expect_error("logits have shape [6], wanted", [&] {
     entropy(loss.view(), logits.view().reshaped({6}), {0, 0});
@@ -194,8 +198,13 @@ TEST_P(CrossEntropyTest, RefusesOperandsThatDisagree) {
   expect_error("targets has shape [3], wanted [2]", [&] {
     entropy(loss.view(), logits.view(), {0, 0, 0});
   });
-  expect_error("targets is",
-               [&] { softmax_cross_entropy(loss.view(), logits.view(), loss.view(), 1, stream_); });
+  expect_error("targets is", [&] {
+    softmax_cross_entropy(loss.view(), logits.view(), loss.view(), scale.view(), stream_);
+  });
+  const Buffer targets = make_int_tensor(GetParam(), {0, 0});
+  expect_error("grad_scale has shape [2]", [&] {
+    softmax_cross_entropy(loss.view(), logits.view(), targets.view(), loss.view(), stream_);
+  });
   expect_error("logits have shape [6], wanted",
                [&] { log_softmax(logits.view().reshaped({6}), stream_); });
 }
@@ -204,9 +213,9 @@ TEST_P(CrossEntropyTest, RefusesTargetsOutOfRange) {
   if (GetParam().device != Device::kCpu) GTEST_SKIP() << "CPU only";
   const Buffer logits = make_tensor(GetParam(), {2, 3}, Values(6, 0.0));
   const Buffer loss = make_wide_tensor(GetParam(), {2}, Values(2, 0.0));
-  const Buffer targets = make_int_tensor(GetParam(), {-5, 3});
+  const Buffer targets = make_int_tensor(GetParam(), {-5, 3}), scale = make_scale(1);
   expect_error("targets[1] is 3", [&] {
-    softmax_cross_entropy(loss.view(), logits.view(), targets.view(), 1, stream_);
+    softmax_cross_entropy(loss.view(), logits.view(), targets.view(), scale.view(), stream_);
   });
 }
 

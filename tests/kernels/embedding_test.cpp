@@ -26,7 +26,8 @@ class EmbeddingTest : public BackendTest {
     coordinates_ = packed_coordinates(lengths, 3);
     sequence_ids_ = make_int_tensor(GetParam(), coordinates_.sequence_ids);
     positions_ = make_int_tensor(GetParam(), coordinates_.positions);
-    return {rate, random_key(1, "dropout", {2, 3}), sequence_ids_.view(), positions_.view()};
+    key_ = make_key(GetParam(), kDropoutKey);
+    return {rate, key_.view(), sequence_ids_.view(), positions_.view()};
   }
   double keep(const Dropout& dropout, int64_t token, int64_t feature) const {
     if (dropout.rate == 0) return 1;
@@ -67,7 +68,7 @@ class EmbeddingTest : public BackendTest {
   }
 
   Coordinates coordinates_;
-  Buffer sequence_ids_, positions_;
+  Buffer sequence_ids_, positions_, key_;
 };
 
 TEST_P(EmbeddingTest, ForwardCopiesRows) {
@@ -174,7 +175,8 @@ TEST_P(EmbeddingTest, MasksOfOtherKeysPositionsAndSequencesDiffer) {
   const Values ones(hidden, 1.0);
   Dropout first = dropout(0.5, {1});
   const Values mask = forward(ones, 1, {0}, hidden, first);
-  first.key += 1;
+  const Buffer other = make_key(GetParam(), kDropoutKey + 1);
+  first.key = other.view();
   const Values other_key = forward(ones, 1, {0}, hidden, first);
   const Values two_tokens = forward(ones, 1, {0, 0}, hidden, dropout(0.5, {2}));
   const Values two_sequences = forward(ones, 1, {0, 0}, hidden, dropout(0.5, {1, 1}));
@@ -299,7 +301,7 @@ TEST_P(EmbeddingTest, RefusesBadDropout) {
     bad.rate = rate;
     expect_error("a dropout rate is in [0, 1)", [&] { run(bad); });
   }
-  Dropout short_ids = good, no_positions = good, wrong_type = good;
+  Dropout short_ids = good, no_positions = good, wrong_type = good, no_key = good;
   short_ids.sequence_ids = good.sequence_ids.rows(0, 1);
   const std::string wanted =
       std::string("the sequence ID and position of 2 tokens on ") + to_string(GetParam().device);
@@ -308,6 +310,8 @@ TEST_P(EmbeddingTest, RefusesBadDropout) {
   expect_error(wanted + ", got []", [&] { run(no_positions); });
   wrong_type.positions = out.view().reshaped({8}).rows(0, 2);
   expect_error("wanted a int32 tensor", [&] { run(wrong_type); });
+  no_key.key = {};
+  expect_error("dropout needs a key of shape [1]", [&] { run(no_key); });
 }
 
 MIRABELLE_INSTANTIATE_BACKENDS(EmbeddingTest);

@@ -24,7 +24,8 @@ class RmsNormTest : public BackendTest {
     coordinates_ = packed_coordinates(lengths, 11);
     sequence_ids_ = make_int_tensor(GetParam(), coordinates_.sequence_ids);
     positions_ = make_int_tensor(GetParam(), coordinates_.positions);
-    return {rate, random_key(1, "dropout", {2, 3}), sequence_ids_.view(), positions_.view()};
+    key_ = make_key(GetParam(), kDropoutKey);
+    return {rate, key_.view(), sequence_ids_.view(), positions_.view()};
   }
 
   Forward oracle(const Values& residual, const Values& branch, const Values& weight,
@@ -142,7 +143,7 @@ class RmsNormTest : public BackendTest {
   }
 
   Coordinates coordinates_;
-  Buffer sequence_ids_, positions_;
+  Buffer sequence_ids_, positions_, key_;
 };
 
 TEST_P(RmsNormTest, ForwardFollowsTheFormula) {

@@ -2,8 +2,9 @@
 #include <cmath>
 
 #include "mirabelle/kernels/reduce.h"
-#include "mirabelle/model/batch_buffer.h"
+#include "mirabelle/model/batch_queue.h"
 #include "mirabelle/model/decoder.h"
+#include "mirabelle/training/micro_step.h"
 #include "support/backends.h"
 #include "support/tiny_model.h"
 
@@ -71,15 +72,16 @@ TEST_P(CudaModelTest, LossAndGradientsAreThoseOfTheCpu) {
   Transformer actual = make_model(GetParam().dtype, Device::kCuda);
   set_weights(expected, actual, stream);
   const TinyBatch batch({1, 7, 64, 65, 150}, kVocab, 3);
-  const DropoutSeed dropout = {0.2, 5, 11};
   const double scale = 1.0 / static_cast<double>(batch.tokens.size());
-  const double expected_loss =
-      expected.forward_backward(batch.view(), scale, dropout, nullptr, Stream());
-  BatchBuffer buffer(Device::kCuda, kMaxTokens);
+  expected.begin_step(scale, 5, 11, Stream());
+  expected.forward_backward(batch.view(), nullptr, Stream());
+  const double expected_loss = *expected.loss_sum().as<double>();
+  BatchQueue batches(Device::kCuda, kMaxTokens, /*max_sequence_tokens=*/200);
   const auto run = [&] {
-    fill_zero(actual.gradients(), stream);
-    return actual.forward_backward(buffer.upload(batch.view(), stream), scale, dropout, nullptr,
-                                   stream);
+    actual.begin_step(scale, 5, 11, stream);
+    batches.push(batch.view());
+    actual.forward_backward(batches.pop(stream), nullptr, stream);
+    return to_doubles(actual.loss_sum())[0];
   };
   const double loss = run();
   const std::vector<double> gradients = to_doubles(actual.gradients());
@@ -88,6 +90,36 @@ TEST_P(CudaModelTest, LossAndGradientsAreThoseOfTheCpu) {
 
   EXPECT_EQ(run(), loss);  // the same bits every time
   EXPECT_EQ(to_doubles(actual.gradients()), gradients);
+}
+
+// The first pass of a shape runs kernel by kernel, the second is recorded, the third only launched.
+TEST_P(CudaModelTest, ARecordedMicroStepGivesTheSameBits) {
+  const Stream stream(Device::kCuda);
+  Transformer expected = make_model(DType::kFloat64, Device::kCpu);
+  Transformer actual = make_model(GetParam().dtype, Device::kCuda);
+  set_weights(expected, actual, stream);
+  const TinyBatch batches[] = {TinyBatch({1, 7, 64, 65, 150}, kVocab, 3),
+                               TinyBatch({30, 90}, kVocab, 4)};
+  const auto run = [&](bool use_graph) {
+    BatchQueue queue(Device::kCuda, kMaxTokens, /*max_sequence_tokens=*/200);
+    MicroStep micro_step(actual, use_graph);
+    std::vector<std::vector<double>> results;
+    for (int64_t step = 0; step < 4; ++step) {
+      actual.begin_step(1.0 / static_cast<double>(step + 1), 5, step, stream);
+      for (const TinyBatch& batch : batches) {
+        queue.push(batch.view());
+        micro_step.run(queue.pop(stream), nullptr, stream);
+      }
+      results.push_back(to_doubles(actual.gradients()));
+      results.back().push_back(to_doubles(actual.loss_sum())[0]);
+    }
+    return results;
+  };
+  const auto kernel_by_kernel = run(false), recorded = run(true);
+  for (size_t step = 0; step < recorded.size(); ++step) {
+    EXPECT_EQ(recorded[step], kernel_by_kernel[step]) << "step " << step;
+  }
+  EXPECT_NE(recorded[2], recorded[3]);  // another scale, other masks
 }
 
 TEST_P(CudaModelTest, DecodesAsTheCpuDoes) {

@@ -19,9 +19,10 @@ using testing::TinyBatch;
 
 constexpr int64_t kVocab = 23;
 
-double total_loss(Transformer& model, const TinyBatch& batch, const DropoutSeed& dropout) {
-  fill_zero(model.gradients(), Stream());
-  return model.forward_backward(batch.view(), 1.0, dropout, nullptr, Stream());
+double total_loss(Transformer& model, const TinyBatch& batch) {
+  model.begin_step(1.0, /*seed=*/5, /*step=*/11, Stream());
+  model.forward_backward(batch.view(), nullptr, Stream());
+  return *model.loss_sum().as<double>();
 }
 
 struct ModelCase {
@@ -40,10 +41,10 @@ TEST_P(TransformerGradientTest, MatchesFiniteDifferencesOfTheLoss) {
   TransformerConfig config = tiny_config();
   config.num_kv_heads = GetParam().num_kv_heads;
   config.tie_embeddings = GetParam().tie_embeddings;
+  config.dropout = GetParam().dropout;
   Transformer model = make_tiny_model(config, kVocab, DType::kFloat64);
   const TinyBatch batch({1, 7, 5, 12}, kVocab, 3);
-  const DropoutSeed dropout = {GetParam().dropout, 5, 11};
-  total_loss(model, batch, dropout);
+  total_loss(model, batch);
   std::vector<double> gradient(model.gradients().as<double>(),
                                model.gradients().as<double>() + model.gradients().num_elements());
 
@@ -55,9 +56,9 @@ TEST_P(TransformerGradientTest, MatchesFiniteDifferencesOfTheLoss) {
       const int64_t i = piece.offset + (k * 7919 + 13) % (piece.num_rows * columns);
       const double saved = weights[i], h = 1e-5;
       weights[i] = saved + h;
-      const double above = total_loss(model, batch, dropout);
+      const double above = total_loss(model, batch);
       weights[i] = saved - h;
-      const double below = total_loss(model, batch, dropout);
+      const double below = total_loss(model, batch);
       weights[i] = saved;
       EXPECT_NEAR(gradient[i], (above - below) / (2 * h), 2e-7 * (1 + std::abs(gradient[i])))
           << piece.name << " element " << i;
@@ -80,15 +81,16 @@ TEST(TransformerTest, LossOfAnUntrainedModelIsThatOfAGuess) {
   config.initializer_range = 0.01;
   Transformer model = make_tiny_model(config, kVocab, DType::kFloat32);
   const TinyBatch batch({30, 30}, kVocab, 1);
-  EXPECT_NEAR(total_loss(model, batch, {}) / 60, std::log(kVocab), 0.05);
+  EXPECT_NEAR(total_loss(model, batch) / 60, std::log(kVocab), 0.05);
 }
 
 TEST(TransformerTest, Float32AgreesWithFloat64) {
-  Transformer single = make_tiny_model(tiny_config(), kVocab, DType::kFloat32);
-  Transformer twice = make_tiny_model(tiny_config(), kVocab, DType::kFloat64);
+  TransformerConfig config = tiny_config();
+  config.dropout = 0.2;
+  Transformer single = make_tiny_model(config, kVocab, DType::kFloat32);
+  Transformer twice = make_tiny_model(config, kVocab, DType::kFloat64);
   const TinyBatch batch({9, 40, 1}, kVocab, 2);
-  const DropoutSeed dropout = {0.2, 1, 1};
-  EXPECT_NEAR(total_loss(single, batch, dropout), total_loss(twice, batch, dropout), 1e-3);
+  EXPECT_NEAR(total_loss(single, batch), total_loss(twice, batch), 1e-3);
   double worst = 0;
   for (int64_t i = 0; i < single.gradients().num_elements(); ++i) {
     worst = std::max(
@@ -100,12 +102,12 @@ TEST(TransformerTest, Float32AgreesWithFloat64) {
 TEST(TransformerTest, APackedSequenceKnowsNothingOfItsNeighbours) {
   Transformer model = make_tiny_model(tiny_config(), kVocab, DType::kFloat64);
   const TinyBatch both({6, 9}, kVocab, 4);
-  const TensorView hidden = model.forward(both.view(), {}, Stream());
+  const TensorView hidden = model.forward(both.view(), Stream());
   const int64_t width = hidden.shape[1];
   const std::vector<double> second(hidden.as<double>() + 6 * width,
                                    hidden.as<double>() + 15 * width);
   const TinyBatch alone = both.sequence(1);
-  const TensorView again = model.forward(alone.view(), {}, Stream());
+  const TensorView again = model.forward(alone.view(), Stream());
   for (size_t i = 0; i < second.size(); ++i) {
     EXPECT_NEAR(again.as<double>()[i], second[i], 1e-12) << i;
   }
@@ -114,24 +116,25 @@ TEST(TransformerTest, APackedSequenceKnowsNothingOfItsNeighbours) {
 TEST(TransformerTest, TheFutureDoesNotChangeThePast) {
   Transformer model = make_tiny_model(tiny_config(), kVocab, DType::kFloat64);
   TinyBatch batch({8}, kVocab, 5);
-  const TensorView before = model.forward(batch.view(), {}, Stream());
+  const TensorView before = model.forward(batch.view(), Stream());
   const std::vector<double> first(before.as<double>(), before.as<double>() + 7 * before.shape[1]);
   batch.tokens[7] = (batch.tokens[7] + 1) % kVocab;
-  const TensorView after = model.forward(batch.view(), {}, Stream());
+  const TensorView after = model.forward(batch.view(), Stream());
   EXPECT_TRUE(std::equal(first.begin(), first.end(), after.as<double>()));
 }
 
 TEST(TransformerTest, SplittingABatchInPartsAddsUpToTheSameGradient) {
-  Transformer model = make_tiny_model(tiny_config(), kVocab, DType::kFloat64);
+  TransformerConfig config = tiny_config();
+  config.dropout = 0.4;
+  Transformer model = make_tiny_model(config, kVocab, DType::kFloat64);
   const TinyBatch both({6, 9}, kVocab, 4);
-  const DropoutSeed dropout = {0.4, 2, 3};
-  const double loss = total_loss(model, both, dropout);
+  const double loss = total_loss(model, both);
   const std::vector<double> whole(
       model.gradients().as<double>(),
       model.gradients().as<double>() + model.gradients().num_elements());
-  double sum = total_loss(model, both.sequence(0), dropout);
-  sum += model.forward_backward(both.sequence(1).view(), 1.0, dropout, nullptr, Stream());
-  EXPECT_NEAR(sum, loss, 1e-11);
+  total_loss(model, both.sequence(0));
+  model.forward_backward(both.sequence(1).view(), nullptr, Stream());
+  EXPECT_NEAR(*model.loss_sum().as<double>(), loss, 1e-11);
   for (size_t i = 0; i < whole.size(); ++i) {
     ASSERT_NEAR(model.gradients().as<double>()[i], whole[i], 1e-12) << i;
   }
@@ -153,8 +156,8 @@ TEST(TransformerTest, HandsOutEveryGradientOnceAndOnlyWhenItIsFinal) {
         ++times[begin + i];
       }
     };
-    fill_zero(model.gradients(), Stream());
-    model.forward_backward(batch.view(), 1.0, {}, collect, Stream());
+    model.begin_step(1.0, 0, 0, Stream());
+    model.forward_backward(batch.view(), collect, Stream());
     EXPECT_EQ(std::count(times.begin(), times.end(), 1), static_cast<int64_t>(times.size()));
     EXPECT_TRUE(std::equal(handed_out.begin(), handed_out.end(), base));
   }
@@ -173,13 +176,12 @@ TEST(TransformerTest, CountsUsefulOperationsByHand) {
 
 TEST(TransformerTest, RefusesABatchThatWasNotPlanned) {
   Transformer model = make_tiny_model(tiny_config(), kVocab, DType::kFloat32);
-  EXPECT_THROW(model.forward(TinyBatch({150}, kVocab, 1).view(), {}, Stream()), Error);
+  EXPECT_THROW(model.forward(TinyBatch({150}, kVocab, 1).view(), Stream()), Error);
 }
 
 TEST(TransformerTest, RefusesToTrainWithoutGradients) {
   Transformer model(tiny_config(), kVocab, 32, DType::kFloat32, {64, 64, /*training=*/false});
-  EXPECT_THROW(model.forward_backward(TinyBatch({3}, kVocab, 1).view(), 1, {}, nullptr, Stream()),
-               Error);
+  EXPECT_THROW(model.forward_backward(TinyBatch({3}, kVocab, 1).view(), nullptr, Stream()), Error);
 }
 
 // --- parameters
@@ -246,7 +248,7 @@ TEST(ParametersTest, InitialWeightsHaveTheDeviationAskedFor) {
 
 std::vector<double> log_softmax_of_last(Transformer& model, const std::vector<int32_t>& tokens) {
   const TinyBatch batch(tokens);
-  const TensorView hidden = model.forward(batch.view(), {}, Stream());
+  const TensorView hidden = model.forward(batch.view(), Stream());
   const int64_t n = static_cast<int64_t>(tokens.size());
   const Buffer logits({1, model.vocab_size()}, DType::kFloat64);
   model.logits(logits.view(), hidden.rows(n - 1, n), Stream());

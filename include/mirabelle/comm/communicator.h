@@ -48,6 +48,9 @@ class Communicator {
   virtual void send(const TensorView& x, int destination, const Stream& stream) const = 0;
   virtual void recv(const TensorView& x, int source, const Stream& stream) const = 0;
   virtual void barrier() const = 0;
+  /// Waits for all work on `stream`, of which collectives may be a part: throws if the group broke
+  /// meanwhile, where stream.synchronize() would wait for ever.
+  virtual void synchronize(const Stream& stream) const { stream.synchronize(); }
   /// Groups of the ranks with the same colour, ordered by key, then by rank.
   virtual std::unique_ptr<Communicator> split(int color, int key) const = 0;
 };

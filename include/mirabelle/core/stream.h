@@ -6,6 +6,7 @@
 #include "mirabelle/core/unique_handle.h"
 
 struct CUstream_st;
+struct CUevent_st;
 
 namespace mirabelle {
 
@@ -30,6 +31,25 @@ class Stream {
   Device device_;
   UniqueHandle<CUstream_st*, &Stream::destroy> cuda_;
   mutable std::shared_ptr<void> attachment_;
+};
+
+/// A point in the work of a stream, for others to wait for. On the CPU all work is done already.
+class Event {
+ public:
+  Event() = default;  ///< of no work: nobody waits
+
+  /// The end of what is on `stream` now.
+  void record(const Stream& stream);
+  /// Later work on `stream` waits for the point.
+  void hold(const Stream& stream) const;
+  /// The host waits for it.
+  void synchronize() const;
+  /// Whether it is reached. Throws what went wrong before it.
+  bool is_reached() const;
+
+ private:
+  static void destroy(CUevent_st* event);
+  UniqueHandle<CUevent_st*, &Event::destroy> cuda_;
 };
 
 }  // namespace mirabelle

@@ -6,7 +6,7 @@
 
 #include "mirabelle/core/stream.h"
 #include "mirabelle/evaluation/recommender.h"
-#include "mirabelle/model/batch_buffer.h"
+#include "mirabelle/model/batch_queue.h"
 #include "mirabelle/tokenizer/semantic_id.h"
 
 namespace mirabelle {
@@ -36,7 +36,7 @@ class ExactScorer {
   Transformer& model_;
   const SemanticIds& ids_;
   int64_t history_length_, max_batch_tokens_;
-  BatchBuffer batch_;
+  BatchQueue batches_;
   std::vector<int32_t> order_;         // the items by their codes
   std::vector<int64_t> prefix_begin_;  // into order_: items that share all codes but the last
 };

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <cstdint>
-
 #include "mirabelle/core/tensor.h"
 
 namespace mirabelle {
@@ -16,8 +14,9 @@ namespace mirabelle {
 /// they are below threshold = min(round(rate * 65536), 65535), and else multiplied by
 /// 65536 / (65536 - threshold).
 struct Dropout {
-  double rate = 0;          ///< 0 <= rate < 1; 0 does nothing and needs no coordinates
-  uint64_t key = 0;         ///< random_key(seed, "dropout", {step, layer, site})
+  double rate = 0;  ///< 0 <= rate < 1; 0 does nothing and needs no coordinates
+  TensorView key;  ///< [1] int64, the bits of random_key(seed, "dropout", {step, site}): in memory,
+                   ///< so that a recorded CUDA graph serves every step
   TensorView sequence_ids;  ///< [num_tokens] int32: number of the token's sequence within the step
   TensorView positions;     ///< [num_tokens] int32: position within the sequence
 };

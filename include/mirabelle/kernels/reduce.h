@@ -5,8 +5,9 @@
 
 namespace mirabelle {
 
-/// out [1] float64 = sum of x (or of x^2) [n], in float64, in an order that depends on n only.
-void sum(const TensorView& out, const TensorView& x, const Stream& stream);
+/// out [1] float64 += sum of x [n], in float64, in an order that depends on n only.
+void add_sum(const TensorView& out, const TensorView& x, const Stream& stream);
+/// out = sum of x^2, in the same way.
 void sum_of_squares(const TensorView& out, const TensorView& x, const Stream& stream);
 
 /// x = 0.
@@ -14,7 +15,7 @@ void fill_zero(const TensorView& x, const Stream& stream);
 
 namespace backend {
 template <Device D, typename T>
-void sum(double* out, const T* x, int64_t n, const Stream& stream);
+void add_sum(double* out, const T* x, int64_t n, const Stream& stream);
 template <Device D, typename T>
 void sum_of_squares(double* out, const T* x, int64_t n, const Stream& stream);
 template <Device D>

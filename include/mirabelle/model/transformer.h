@@ -21,13 +21,6 @@ struct PackedBatch {
   TensorView sequence_offsets;  ///< [num_sequences + 1]
 };
 
-/// Which dropout masks a pass uses. rate 0: none.
-struct DropoutSeed {
-  double rate = 0;
-  uint64_t seed = 0;
-  int64_t step = 0;
-};
-
 /// The model of one rank: its weights, their gradients, and the activations of one packed batch.
 /// Memory is allocated by the constructor only.
 class Transformer {
@@ -52,20 +45,30 @@ class Transformer {
   const TensorView& rotary_table() const { return rotary_table_.view(); }
   int64_t activation_bytes() const { return arena_bytes_; }
 
-  /// The hidden states after the last norm, [num_tokens, hidden_size]; valid until the next pass.
-  TensorView forward(const PackedBatch& batch, const DropoutSeed& dropout, const Stream& stream);
+  /// The hidden states after the last norm, [num_tokens, hidden_size], without dropout; valid until
+  /// the next pass.
+  TensorView forward(const PackedBatch& batch, const Stream& stream);
 
   /// out [n, vocab_size] = logits of n rows of hidden states.
   void logits(const TensorView& out, const TensorView& hidden, const Stream& stream) const;
+
+  /// Begins an optimizer step: gradients and loss are zero, losses will count `loss_scale` times in
+  /// the gradients, and dropout masks are those of (seed, step). What differs from step to step is
+  /// in the device's memory from here on, so a recorded CUDA graph of forward_backward() serves all
+  /// of them.
+  void begin_step(double loss_scale, uint64_t seed, int64_t step, const Stream& stream);
 
   /// Called as parts of the flat gradient become final in a backward pass, latest layers first; the
   /// ranges cover everything once.
   using GradientsFinal = std::function<void(const TensorView& range)>;
 
-  /// Forward and backward. Adds loss_scale * d(sum of the targets' losses) to the gradients and
-  /// returns the (unscaled) sum of the losses. Waits for the stream.
-  double forward_backward(const PackedBatch& batch, double loss_scale, const DropoutSeed& dropout,
-                          const GradientsFinal& gradients_final, const Stream& stream);
+  /// Forward and backward of one micro-batch. Adds loss_scale * d(sum of the targets' losses) to
+  /// the gradients and the (unscaled) sum of the losses to loss_sum(). Only enqueues work.
+  void forward_backward(const PackedBatch& batch, const GradientsFinal& gradients_final,
+                        const Stream& stream);
+
+  /// [1] float64 on the model's device: of all micro-batches since begin_step().
+  const TensorView& loss_sum() const { return loss_sum_.view(); }
 
   /// Multiply-adds count two. What a training step needs at least: 6 per matrix weight and token
   /// (without the embedding look-up) plus causal attention counted as half, for sequences of these
@@ -90,15 +93,14 @@ class Transformer {
     TensorView grad_ffn;                                 // [T, ffn]
     TensorView norm_workspace;                           // [chunks, hidden_size]
     TensorView logits;                                   // [chunk, vocab]
-    TensorView losses, loss_sum;                         // [T], [1] float64
+    TensorView losses;                                   // [T] wide
   };
   Activations plan(Arena& arena, int64_t num_tokens) const;
-  Dropout dropout_at(const PackedBatch& batch, const DropoutSeed& dropout, int64_t site) const;
-  void forward_block(int64_t layer, const PackedBatch& batch, const DropoutSeed& dropout,
-                     const Stream& stream);
-  void backward_block(int64_t layer, const PackedBatch& batch, const DropoutSeed& dropout,
-                      const Stream& stream);
-  void head_forward_backward(const PackedBatch& batch, double loss_scale, const Stream& stream);
+  Dropout dropout_at(const PackedBatch& batch, int64_t site) const;
+  TensorView forward_pass(const PackedBatch& batch, const Stream& stream);
+  void forward_block(int64_t layer, const PackedBatch& batch, const Stream& stream);
+  void backward_block(int64_t layer, const PackedBatch& batch, const Stream& stream);
+  void head_forward_backward(const PackedBatch& batch, const Stream& stream);
 
   TransformerConfig config_;
   int64_t vocab_size_;
@@ -108,6 +110,9 @@ class Transformer {
   ParameterLayout layout_;
   Buffer weights_, gradients_, rotary_table_;
   TransformerTensors tensors_, grad_tensors_;
+  Buffer loss_scale_, loss_sum_;  // [1] float64
+  Buffer dropout_keys_;           // [2 * num_layers + 1] int64, one for each site
+  double dropout_rate_ = 0;       // of the pass under way
   int64_t arena_bytes_ = 0;
   Arena arena_;
   Activations activations_;

@@ -20,15 +20,17 @@ class Optimizer {
   void round_weights(const TensorView& weights, const Stream& stream);
 
   /// Update number `step` (from 0): clips the gradients to max_grad_norm by their global norm, and
-  /// moves the weights. Returns the norm before clipping. Waits for the stream.
-  double update(const TensorView& weights, const TensorView& gradients, int64_t step,
-                double learning_rate, const Stream& stream);
+  /// moves the weights. Only enqueues work.
+  void update(const TensorView& weights, const TensorView& gradients, int64_t step,
+              double learning_rate, const Stream& stream);
 
   /// The weights in the wide dtype: what is updated, and stored in checkpoints.
   const TensorView& master(const TensorView& weights) const {
     return master_.view() ? master_.view() : weights;
   }
   int64_t bytes() const { return master_.bytes() + exp_avg_.bytes() + exp_avg_sq_.bytes(); }
+  /// [1] float64 on the device: of the gradients of the last update, before clipping.
+  const TensorView& grad_squares() const { return grad_squares_.view(); }
   const TensorView& exp_avg() const { return exp_avg_.view(); }        ///< flat, as the weights
   const TensorView& exp_avg_sq() const { return exp_avg_sq_.view(); }  ///< flat, as the weights
 

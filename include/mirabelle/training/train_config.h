@@ -14,6 +14,7 @@ struct TrainingConfig {
   bool fit_steps_to_wall_time = false;
   int64_t seed = 0;
   std::string dtype = "float32";
+  bool cuda_graph = true;
 
   int64_t micro_batch_tokens = 2048;
   int64_t global_batch_tokens = 8192;

@@ -9,8 +9,9 @@
 #include "mirabelle/comm/communicator.h"
 #include "mirabelle/comm/parallel_config.h"
 #include "mirabelle/data/batch_loader.h"
-#include "mirabelle/model/batch_buffer.h"
+#include "mirabelle/model/batch_queue.h"
 #include "mirabelle/training/checkpoint.h"
+#include "mirabelle/training/micro_step.h"
 #include "mirabelle/training/optimizer.h"
 #include "mirabelle/training/train_config.h"
 
@@ -78,6 +79,9 @@ class Trainer {
     bool out_of_time = false;
   };
   StepResult train_step(double learning_rate);
+  BatchLoader::Step load_step();
+  void run_parts(const BatchLoader::Step& step);
+  void seek(const DataCursor& cursor);
   bool is_out_of_time() const;
   void prepare_output(const std::string& config_text);
   void validate_now();
@@ -95,9 +99,12 @@ class Trainer {
   Validate validate_;
   std::filesystem::path tokenizer_file_;
   Stream stream_;
-  BatchBuffer batch_;
+  BatchQueue batches_;
+  MicroStep micro_step_;
   Optimizer optimizer_;
   TrainingState state_;
+  DataCursor cursor_;                        // of the next step to train on
+  std::optional<BatchLoader::Step> loaded_;  // that step, if it was loaded ahead
   std::string config_text_;
   double start_;                     // of this process's clock: when the trainer was made
   double seconds_before_start_ = 0;  // spent by the processes before it

@@ -1,0 +1,130 @@
+#include "mirabelle/model/batch_queue.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "mirabelle/core/copy.h"
+
+#ifdef MIRABELLE_CUDA
+#include "mirabelle/core/cuda_check.h"
+#endif
+
+namespace mirabelle {
+namespace {
+
+int64_t num_sequences(const PackedBatch& batch) { return batch.sequence_offsets.shape[0] - 1; }
+
+/// A power of two, at least 16.
+int64_t rounded_up(int64_t n) {
+  return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(n, 16))));
+}
+
+/// Host memory that a GPU can copy from while the host goes on.
+void* allocate_pinned([[maybe_unused]] int64_t bytes) {
+  void* memory = nullptr;
+#ifdef MIRABELLE_CUDA
+  CUDA_CHECK(cudaMallocHost(&memory, bytes));
+#endif
+  return memory;
+}
+
+}  // namespace
+
+void BatchQueue::FreePinned::operator()([[maybe_unused]] void* memory) const {
+#ifdef MIRABELLE_CUDA
+  cudaFreeHost(memory);
+#endif
+}
+
+int64_t num_padded_sequences(const PackedBatch& batch, int64_t max_tokens,
+                             int64_t max_sequence_tokens) {
+  const int64_t dummy_tokens = max_tokens - batch.tokens.num_elements();
+  const int64_t dummies = (dummy_tokens + max_sequence_tokens - 1) / max_sequence_tokens;
+  return rounded_up(num_sequences(batch) + dummies);
+}
+
+void pad_batch(const PackedBatch& out, const PackedBatch& batch, int64_t max_sequence_tokens) {
+  const int64_t own = batch.tokens.num_elements(), total = out.tokens.num_elements();
+  const auto put = [&](const TensorView& to, const TensorView& from, int32_t padding) {
+    std::copy_n(from.as<int32_t>(), from.num_elements(), to.as<int32_t>());
+    std::fill(to.as<int32_t>() + from.num_elements(), to.as<int32_t>() + to.num_elements(),
+              padding);
+  };
+  put(out.tokens, batch.tokens, 0);
+  put(out.targets, batch.targets, -1);
+  put(out.positions, batch.positions, 0);
+  put(out.sequence_ids, batch.sequence_ids, 0);
+  put(out.sequence_offsets, batch.sequence_offsets, static_cast<int32_t>(total));
+  int32_t* next_end = out.sequence_offsets.as<int32_t>() + batch.sequence_offsets.num_elements();
+  for (int64_t begin = own; begin < total; begin += max_sequence_tokens) {
+    const int64_t end = std::min(begin + max_sequence_tokens, total);
+    for (int64_t i = begin; i < end; ++i) {
+      out.positions.as<int32_t>()[i] = static_cast<int32_t>(i - begin);
+    }
+    *next_end++ = static_cast<int32_t>(end);
+  }
+}
+
+BatchQueue::BatchQueue(Device device, int64_t max_tokens, int64_t max_sequence_tokens)
+    : device_(device), max_tokens_(max_tokens), max_sequence_tokens_(max_sequence_tokens) {
+  if (device == Device::kCpu) return;
+  // Every sequence has a token, so there are never more than max_tokens of them.
+  const int64_t bytes =
+      (4 * max_tokens + rounded_up(max_tokens) + 1) * size_in_bytes(DType::kInt32);
+  copies_ = std::make_unique<Stream>(device);
+  current_ = Buffer(bytes, device);
+  for (Slot& slot : slots_) {
+    slot.pinned.reset(allocate_pinned(bytes));
+    slot.staging = Buffer(bytes, device);
+  }
+}
+
+PackedBatch BatchQueue::parts(void* memory, Device device, int64_t num_sequences) const {
+  int64_t begin = 0;
+  const auto take = [&](int64_t n) {
+    TensorView part = {static_cast<int32_t*>(memory) + begin, {n}, DType::kInt32, device};
+    begin += n;
+    return part;
+  };
+  PackedBatch batch;
+  batch.tokens = take(max_tokens_);
+  batch.targets = take(max_tokens_);
+  batch.positions = take(max_tokens_);
+  batch.sequence_ids = take(max_tokens_);
+  batch.sequence_offsets = take(num_sequences + 1);
+  return batch;
+}
+
+void BatchQueue::push(const PackedBatch& batch) {
+  MIRABELLE_CHECK(num_pushed_ - num_popped_ < kSlots, "a third batch is pushed, two wait");
+  MIRABELLE_CHECK(batch.tokens.num_elements() <= max_tokens_, "a batch of ",
+                  batch.tokens.num_elements(), " tokens, planned were at most ", max_tokens_);
+  Slot& slot = slots_[num_pushed_++ % kSlots];
+  if (device_ == Device::kCpu) {
+    slot.on_host = batch;
+    return;
+  }
+  slot.copied.synchronize();  // of the batch before; long done
+  slot.num_sequences = num_padded_sequences(batch, max_tokens_, max_sequence_tokens_);
+  const PackedBatch padded = parts(slot.pinned.get(), Device::kCpu, slot.num_sequences);
+  pad_batch(padded, batch, max_sequence_tokens_);
+  const int64_t used = 4 * max_tokens_ + slot.num_sequences + 1;
+  slot.popped.hold(*copies_);
+  copy({slot.staging.data(), {used}, DType::kInt32, device_},
+       {slot.pinned.get(), {used}, DType::kInt32, Device::kCpu}, *copies_);
+  slot.copied.record(*copies_);
+}
+
+PackedBatch BatchQueue::pop(const Stream& stream) {
+  MIRABELLE_CHECK(num_popped_ < num_pushed_, "a batch is popped, none waits");
+  Slot& slot = slots_[num_popped_++ % kSlots];
+  if (device_ == Device::kCpu) return slot.on_host;
+  const int64_t used = 4 * max_tokens_ + slot.num_sequences + 1;
+  slot.copied.hold(stream);
+  copy({current_.data(), {used}, DType::kInt32, device_},
+       {slot.staging.data(), {used}, DType::kInt32, device_}, stream);
+  slot.popped.record(stream);
+  return parts(current_.data(), device_, slot.num_sequences);
+}
+
+}  // namespace mirabelle
