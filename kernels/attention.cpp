@@ -12,20 +12,30 @@ struct QkvShape {
   int64_t num_heads() const { return num_kv_heads * group_size; }
 };
 
-QkvShape check_qkv(const TensorView& qkv) {
-  MIRABELLE_CHECK(qkv.shape.rank() == 4 && qkv.shape[2] >= 3, "qkv has shape ", qkv.shape,
-                  ", wanted [num_tokens, num_kv_heads, group_size + 2, head_dim]");
-  MIRABELLE_CHECK(qkv.shape[3] >= 1 && qkv.shape[3] <= kMaxHeadDim, "head_dim is ", qkv.shape[3],
+QkvShape check_qkv(const TensorView& qkv, const TensorView& out) {
+  MIRABELLE_CHECK(qkv.shape.rank() == 3, "qkv has shape ", qkv.shape,
+                  ", wanted [num_tokens, num_heads + 2 * num_kv_heads, head_dim]");
+  const int64_t num_tokens = qkv.shape[0], head_dim = qkv.shape[2];
+  MIRABELLE_CHECK(head_dim >= 1 && head_dim <= kMaxHeadDim, "head_dim is ", head_dim,
                   ", wanted 1 to ", kMaxHeadDim);
-  return {qkv.shape[0], qkv.shape[1], qkv.shape[2] - 2, qkv.shape[3]};
+  MIRABELLE_CHECK(out.shape.rank() == 2 && out.shape[1] % head_dim == 0, "out has shape ",
+                  out.shape, ", wanted [", num_tokens, ", a multiple of ", head_dim, "]");
+  const int64_t num_heads = out.shape[1] / head_dim;
+  const int64_t num_kv_heads = (qkv.shape[1] - num_heads) / 2;
+  MIRABELLE_CHECK(num_heads >= 1 && num_kv_heads >= 1 && num_heads % num_kv_heads == 0 &&
+                      num_heads + 2 * num_kv_heads == qkv.shape[1],
+                  "qkv has ", qkv.shape[1], " heads and out ", num_heads,
+                  ", wanted num_heads + 2 * num_kv_heads and a multiple of num_kv_heads");
+  check_operand("qkv", qkv, qkv.shape, qkv);
+  check_operand("out", out, {num_tokens, num_heads * head_dim}, qkv);
+  return {num_tokens, num_kv_heads, num_heads / num_kv_heads, head_dim};
 }
 
 }  // namespace
 
 void attention_forward(const TensorView& out, const TensorView& log_sum, const TensorView& qkv,
                        const TensorView& sequence_offsets, double scale, const Stream& stream) {
-  const QkvShape shape = check_qkv(qkv);
-  check_operand("out", out, {shape.num_tokens, shape.num_heads() * shape.head_dim}, qkv);
+  const QkvShape shape = check_qkv(qkv, out);
   check_wide("log_sum", log_sum, {shape.num_tokens, shape.num_heads()}, qkv);
   check_offsets("sequence_offsets", sequence_offsets, shape.num_tokens, qkv);
   dispatch(qkv.device, qkv.dtype, [&]<Device D, typename T>() {
@@ -39,11 +49,9 @@ void attention_forward(const TensorView& out, const TensorView& log_sum, const T
 void attention_backward(const TensorView& grad_qkv, const TensorView& grad_out,
                         const TensorView& out, const TensorView& log_sum, const TensorView& qkv,
                         const TensorView& sequence_offsets, double scale, const Stream& stream) {
-  const QkvShape shape = check_qkv(qkv);
-  const Shape out_shape{shape.num_tokens, shape.num_heads() * shape.head_dim};
+  const QkvShape shape = check_qkv(qkv, out);
   check_operand("grad_qkv", grad_qkv, qkv.shape, qkv);
-  check_operand("grad_out", grad_out, out_shape, qkv);
-  check_operand("out", out, out_shape, qkv);
+  check_operand("grad_out", grad_out, out.shape, qkv);
   check_wide("log_sum", log_sum, {shape.num_tokens, shape.num_heads()}, qkv);
   check_offsets("sequence_offsets", sequence_offsets, shape.num_tokens, qkv);
   dispatch(qkv.device, qkv.dtype, [&]<Device D, typename T>() {
@@ -58,13 +66,11 @@ void beam_attention(const TensorView& out, const TensorView& qkv, const TensorVi
                     const TensorView& prefix_offsets, const TensorView& beam_offsets,
                     const TensorView& suffix_kv, int64_t suffix_length, double scale,
                     const Stream& stream) {
-  const QkvShape shape = check_qkv(qkv);
+  const QkvShape shape = check_qkv(qkv, out);
   const int64_t num_beams = shape.num_tokens;
-  check_operand("out", out, {num_beams, shape.num_heads() * shape.head_dim}, qkv);
-  MIRABELLE_CHECK(prefix_qkv.shape.rank() == 4, "prefix_qkv has shape ", prefix_qkv.shape,
-                  ", wanted [num_prefix_tokens, num_kv_heads, group_size + 2, head_dim]");
-  check_operand("prefix_qkv", prefix_qkv,
-                {prefix_qkv.shape[0], qkv.shape[1], qkv.shape[2], qkv.shape[3]}, qkv);
+  MIRABELLE_CHECK(prefix_qkv.shape.rank() == 3, "prefix_qkv has shape ", prefix_qkv.shape,
+                  ", wanted [num_prefix_tokens, num_heads + 2 * num_kv_heads, head_dim]");
+  check_operand("prefix_qkv", prefix_qkv, {prefix_qkv.shape[0], qkv.shape[1], qkv.shape[2]}, qkv);
   check_offsets("prefix_offsets", prefix_offsets, prefix_qkv.shape[0], qkv);
   check_offsets("beam_offsets", beam_offsets, num_beams, qkv);
   MIRABELLE_CHECK(prefix_offsets.shape == beam_offsets.shape, "prefix_offsets has shape ",
@@ -73,7 +79,7 @@ void beam_attention(const TensorView& out, const TensorView& qkv, const TensorVi
   MIRABELLE_CHECK(suffix_length >= 0, "suffix_length is ", suffix_length, ", wanted 0 or more");
   if (suffix_length > 0) {
     check_operand("suffix_kv", suffix_kv,
-                  {suffix_length, num_beams, shape.num_kv_heads, 2, shape.head_dim}, qkv);
+                  {suffix_length, num_beams, 2, shape.num_kv_heads, shape.head_dim}, qkv);
   }
   dispatch(qkv.device, qkv.dtype, [&]<Device D, typename T>() {
     backend::beam_attention<D, T>(

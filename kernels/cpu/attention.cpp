@@ -23,13 +23,13 @@ void dispatch_head_dim(int64_t head_dim, Body&& body) {
 /// Where things are in `qkv` and `out`.
 struct Heads {
   int64_t num_kv_heads, group_size, head_dim;
-  int64_t token_stride() const { return num_kv_heads * (group_size + 2) * head_dim; }
-  int64_t query(int64_t kv_head, int64_t head) const {
-    return (kv_head * (group_size + 2) + head) * head_dim;
-  }
-  int64_t key(int64_t kv_head) const { return query(kv_head, group_size); }
-  int64_t value(int64_t kv_head) const { return query(kv_head, group_size + 1); }
   int64_t num_heads() const { return num_kv_heads * group_size; }
+  int64_t token_stride() const { return (num_heads() + 2 * num_kv_heads) * head_dim; }
+  int64_t query(int64_t kv_head, int64_t head) const {
+    return (kv_head * group_size + head) * head_dim;
+  }
+  int64_t key(int64_t kv_head) const { return (num_heads() + kv_head) * head_dim; }
+  int64_t value(int64_t kv_head) const { return key(num_kv_heads + kv_head); }
   int64_t out_stride() const { return num_heads() * head_dim; }
 };
 
@@ -367,9 +367,9 @@ void attend_beams(T* out, const BeamOperands<T>& from, int64_t begin, int64_t en
     }
     for (int64_t beam = begin; beam < end; ++beam) {
       for (int64_t i = 0; i < from.suffix_length; ++i) {
-        const int64_t pair = (i * from.num_beams + beam) * heads.num_kv_heads + kv_head;
-        const T* key = from.suffix_kv + pair * 2 * head_dim;
-        softmax.add_key(beam - begin, key, key + head_dim, head_dim);
+        const int64_t row = (i * from.num_beams + beam) * 2 * heads.num_kv_heads;
+        const T* key = from.suffix_kv + (row + kv_head) * head_dim;
+        softmax.add_key(beam - begin, key, key + heads.num_kv_heads * head_dim, head_dim);
       }
       const T* token = from.qkv + beam * stride;
       softmax.add_key(beam - begin, token + heads.key(kv_head), token + heads.value(kv_head),

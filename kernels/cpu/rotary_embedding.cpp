@@ -1,11 +1,53 @@
 #include "mirabelle/kernels/rotary_embedding.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "cpu/check_indices.h"
 #include "cpu/parallel_threshold.h"
+#include "projected_head.h"
 
 namespace mirabelle::backend {
+namespace {
+
+/// Calls body(token, split, fused, is_value) for every head of every token, with the head's offset
+/// in attention's layout and in the projection's.
+template <typename Body>
+void for_each_head(int64_t num_tokens, int64_t num_kv_heads, int64_t group_size, int64_t head_dim,
+                   const Body& body) {
+  const int64_t num_heads = num_kv_heads * (group_size + 2);
+  const int64_t first_value = num_heads - num_kv_heads;
+#pragma omp parallel for schedule(static) if (num_tokens * num_heads * head_dim > \
+                                              kParallelThreshold)
+  for (int64_t token = 0; token < num_tokens; ++token) {
+    for (int64_t head = 0; head < num_heads; ++head) {
+      const int64_t fused = projected_head(static_cast<int>(head), static_cast<int>(num_kv_heads),
+                                           static_cast<int>(group_size));
+      body(token, (token * num_heads + head) * head_dim, (token * num_heads + fused) * head_dim,
+           head >= first_value);
+    }
+  }
+}
+
+/// direction 1 rotates by the angles, -1 back.
+template <typename T>
+void move_head(T* to, const T* from, const T* cos_sin, bool is_value, T direction,
+               int64_t head_dim) {
+  if (is_value) {
+    std::copy_n(from, head_dim, to);
+    return;
+  }
+  const int64_t half = head_dim / 2;
+#pragma omp simd
+  for (int64_t i = 0; i < half; ++i) {
+    const T cosine = cos_sin[2 * i], sine = direction * cos_sin[2 * i + 1];
+    const T x = from[i], y = from[half + i];
+    to[i] = x * cosine - y * sine;
+    to[half + i] = x * sine + y * cosine;
+  }
+}
+
+}  // namespace
 
 template <Device D, typename T>
 void fill_rotary_table(T* table, int64_t max_seq_len, int64_t head_dim, double theta,
@@ -22,37 +64,38 @@ void fill_rotary_table(T* table, int64_t max_seq_len, int64_t head_dim, double t
 }
 
 template <Device D, typename T>
-void rotate_queries_and_keys(T* qkv, const int32_t* positions, const Wide<T>* table,
-                             int64_t num_tokens, int64_t max_seq_len, int64_t num_kv_heads,
-                             int64_t group_size, int64_t head_dim, bool backward, const Stream&) {
+void split_and_rotate(T* qkv, const T* projected, const int32_t* positions, const Wide<T>* table,
+                      int64_t num_tokens, int64_t max_seq_len, int64_t num_kv_heads,
+                      int64_t group_size, int64_t head_dim, const Stream&) {
   check_index_range("positions", positions, num_tokens, 0, max_seq_len);
-  const int64_t half = head_dim / 2;
-  const int64_t heads_per_group = group_size + 2;
-  const T direction = backward ? T{-1} : T{1};
-#pragma omp parallel for schedule( \
-    static) if (num_tokens * num_kv_heads * heads_per_group * head_dim > kParallelThreshold)
-  for (int64_t token = 0; token < num_tokens; ++token) {
-    const T* cos_sin = table + positions[token] * head_dim;
-    for (int64_t head = 0; head < num_kv_heads * heads_per_group; ++head) {
-      if (head % heads_per_group == group_size + 1) continue;  // the value
-      T* first = qkv + (token * num_kv_heads * heads_per_group + head) * head_dim;
-      T* second = first + half;
-#pragma omp simd
-      for (int64_t i = 0; i < half; ++i) {
-        const T cosine = cos_sin[2 * i], sine = direction * cos_sin[2 * i + 1];
-        const T x = first[i], y = second[i];
-        first[i] = x * cosine - y * sine;
-        second[i] = x * sine + y * cosine;
-      }
-    }
-  }
+  for_each_head(num_tokens, num_kv_heads, group_size, head_dim,
+                [&](int64_t token, int64_t split, int64_t fused, bool is_value) {
+                  move_head(qkv + split, projected + fused, table + positions[token] * head_dim,
+                            is_value, T{1}, head_dim);
+                });
+}
+
+template <Device D, typename T>
+void split_and_rotate_backward(T* grad_projected, const T* grad_qkv, const int32_t* positions,
+                               const Wide<T>* table, int64_t num_tokens, int64_t max_seq_len,
+                               int64_t num_kv_heads, int64_t group_size, int64_t head_dim,
+                               const Stream&) {
+  check_index_range("positions", positions, num_tokens, 0, max_seq_len);
+  for_each_head(num_tokens, num_kv_heads, group_size, head_dim,
+                [&](int64_t token, int64_t split, int64_t fused, bool is_value) {
+                  move_head(grad_projected + fused, grad_qkv + split,
+                            table + positions[token] * head_dim, is_value, T{-1}, head_dim);
+                });
 }
 
 #define INSTANTIATE(T)                                                                             \
   template void fill_rotary_table<Device::kCpu, T>(T*, int64_t, int64_t, double, const Stream&);   \
-  template void rotate_queries_and_keys<Device::kCpu, T>(T*, const int32_t*, const T*, int64_t,    \
-                                                         int64_t, int64_t, int64_t, int64_t, bool, \
-                                                         const Stream&);
+  template void split_and_rotate<Device::kCpu, T>(T*, const T*, const int32_t*, const T*, int64_t, \
+                                                  int64_t, int64_t, int64_t, int64_t,              \
+                                                  const Stream&);                                  \
+  template void split_and_rotate_backward<Device::kCpu, T>(T*, const T*, const int32_t*, const T*, \
+                                                           int64_t, int64_t, int64_t, int64_t,     \
+                                                           int64_t, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

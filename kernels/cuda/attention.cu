@@ -328,9 +328,9 @@ __global__ void __launch_bounds__(kThreads)
     const bool is_newest = step == suffix_length;
     const T* suffix = suffix_kv +
                       (static_cast<int64_t>(step) * num_beams + tile.first) * kv_stride +
-                      static_cast<int64_t>(kv_head) * 2 * heads.head_dim;
+                      static_cast<int64_t>(kv_head) * heads.head_dim;
     const T* key = is_newest ? of_first + heads.key(kv_head) : suffix;
-    const T* value = is_newest ? of_first + heads.value(kv_head) : suffix + heads.head_dim;
+    const T* value = is_newest ? of_first + heads.value(kv_head) : suffix + kv_stride / 2;
     __syncthreads();
     shared.keys.load(key, is_newest ? stride : kv_stride, tile.count(), heads.head_dim);
     shared.values.load(value, is_newest ? stride : kv_stride, tile.count(), heads.head_dim);

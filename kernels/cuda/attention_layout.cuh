@@ -10,18 +10,13 @@ namespace mirabelle::backend {
 /// Where things are in `qkv` and `out` (see attention.h).
 struct Heads {
   int num_kv_heads, group_size, head_dim;
-  __host__ __device__ int64_t token_stride() const {
-    return static_cast<int64_t>(num_kv_heads) * (group_size + 2) * head_dim;
-  }
-  __device__ int64_t query(int head) const {
-    return (static_cast<int64_t>(head / group_size) * (group_size + 2) + head % group_size) *
-           head_dim;
-  }
-  __device__ int64_t key(int kv_head) const {
-    return (static_cast<int64_t>(kv_head) * (group_size + 2) + group_size) * head_dim;
-  }
-  __device__ int64_t value(int kv_head) const { return key(kv_head) + head_dim; }
   __host__ __device__ int num_heads() const { return num_kv_heads * group_size; }
+  __device__ int64_t token_stride() const {
+    return static_cast<int64_t>(num_heads() + 2 * num_kv_heads) * head_dim;
+  }
+  __device__ int64_t query(int head) const { return static_cast<int64_t>(head) * head_dim; }
+  __device__ int64_t key(int kv_head) const { return query(num_heads() + kv_head); }
+  __device__ int64_t value(int kv_head) const { return key(num_kv_heads + kv_head); }
   __device__ int64_t out_stride() const { return static_cast<int64_t>(num_heads()) * head_dim; }
   __device__ int64_t out(int head) const { return static_cast<int64_t>(head) * head_dim; }
 };

@@ -179,13 +179,13 @@ class Bench {
     measure("SwiGLU backward", size(5 * s_.tokens * s_.ffn), 0,
             [&] { swiglu_backward(grad.view(), out.view(), gate_up.view(), stream_); });
 
-    const Buffer qkv = make({s_.tokens, s_.heads, 3, s_.head_dim()});
+    const Buffer qkv = make({s_.tokens, 3 * s_.heads, s_.head_dim()});
+    const Buffer projected = make({s_.tokens, s_.heads, 3, s_.head_dim()});
     const Buffer table = make_wide({s_.sequence, s_.head_dim() / 2, 2});
     fill_rotary_table(table.view(), 10000, stream_);
     const Buffer positions = indices(positions_of_tokens());
-    measure("rotary embedding", size(4 * s_.tokens * s_.hidden), 0, [&] {
-      rotate_queries_and_keys(qkv.view(), positions.view(), table.view(), Rotation::kForward,
-                              stream_);
+    measure("QKV split + rotary embedding", size(6 * s_.tokens * s_.hidden), 0, [&] {
+      split_and_rotate(qkv.view(), projected.view(), positions.view(), table.view(), stream_);
     });
   }
 
@@ -238,8 +238,8 @@ class Bench {
       ends.push_back(static_cast<int32_t>(end));
     }
     const Buffer offsets = indices(ends);
-    const Buffer qkv = make({s_.tokens, s_.heads, 3, s_.head_dim()});
-    const Buffer grad_qkv = make({s_.tokens, s_.heads, 3, s_.head_dim()});
+    const Buffer qkv = make({s_.tokens, 3 * s_.heads, s_.head_dim()});
+    const Buffer grad_qkv = make({s_.tokens, 3 * s_.heads, s_.head_dim()});
     const Buffer out = make({s_.tokens, s_.hidden}), grad_out = make({s_.tokens, s_.hidden});
     const Buffer log_sum = make_wide({s_.tokens, s_.heads});
     // two products of sequence x sequence, of which the mask leaves half

@@ -48,6 +48,7 @@ Decoder::Scratch Decoder::plan_scratch(Arena& arena, int64_t num_tokens) const {
   s.norm_out = take({num_tokens, c.hidden_size});
   s.rstd = take_wide({num_tokens});
   s.branch = take({num_tokens, c.hidden_size});
+  s.projected = take({num_tokens, c.num_kv_heads, c.group_size() + 2, c.head_dim()});
   s.attention_out = take({num_tokens, c.hidden_size});
   s.attention_log_sum = take_wide({num_tokens, c.num_heads});
   s.gate_up = take({num_tokens, blocks, 2, c.ffn_hidden_size / blocks});
@@ -60,17 +61,17 @@ Decoder::Scratch Decoder::plan_scratch(Arena& arena, int64_t num_tokens) const {
 Decoder::Memory Decoder::plan(Arena& arena) const {
   const TransformerConfig& c = model_.config();
   const int64_t rows = std::max(limits_.max_users, limits_.max_beams);
-  const Shape qkv_row = {c.num_kv_heads, c.group_size() + 2, c.head_dim()};
+  const int64_t qkv_heads = c.num_heads + 2 * c.num_kv_heads;
   auto take = [&](const Shape& shape) { return arena.allocate(shape, model_.dtype()); };
   Memory m;
   m.prefix = plan_scratch(arena, limits_.max_prefix_tokens);
   m.beams = plan_scratch(arena, rows);
-  m.beam_qkv = take({rows, qkv_row[0], qkv_row[1], qkv_row[2]});
+  m.beam_qkv = take({rows, qkv_heads, c.head_dim()});
   for (int64_t layer = 0; layer < c.num_layers; ++layer) {
-    m.prefix_qkv.push_back(take({limits_.max_prefix_tokens, qkv_row[0], qkv_row[1], qkv_row[2]}));
+    m.prefix_qkv.push_back(take({limits_.max_prefix_tokens, qkv_heads, c.head_dim()}));
     for (auto& suffix : m.suffix_kv) {
       suffix.push_back(
-          take({limits_.max_steps * limits_.max_beams, c.num_kv_heads, 2, c.head_dim()}));
+          take({limits_.max_steps * limits_.max_beams, 2, c.num_kv_heads, c.head_dim()}));
     }
   }
   m.last_rows = arena.allocate({limits_.max_users}, DType::kInt32);
@@ -82,22 +83,29 @@ Decoder::Memory Decoder::plan(Arena& arena) const {
 }
 
 Decoder::Scratch Decoder::Scratch::first_rows(int64_t n) const {
-  return {residual.rows(0, n), norm_out.rows(0, n),      rstd.rows(0, n),
-          branch.rows(0, n),   attention_out.rows(0, n), attention_log_sum.rows(0, n),
-          gate_up.rows(0, n),  swiglu_out.rows(0, n),    tokens.rows(0, n),
+  return {residual.rows(0, n),
+          norm_out.rows(0, n),
+          rstd.rows(0, n),
+          branch.rows(0, n),
+          projected.rows(0, n),
+          attention_out.rows(0, n),
+          attention_log_sum.rows(0, n),
+          gate_up.rows(0, n),
+          swiglu_out.rows(0, n),
+          tokens.rows(0, n),
           positions.rows(0, n)};
 }
 
 /// The norm in front of a layer's attention, after the branch of the layer below was added; then
-/// the fused projection, rotated.
+/// the queries, keys and values, rotated.
 void Decoder::project(int64_t layer, const Scratch& s, const TensorView& qkv,
                       const Stream& stream) {
   const TransformerTensors::Layer& w = model_.tensors().layers[layer];
   residual_rms_norm_forward(s.norm_out, s.residual, s.rstd, s.residual,
                             layer > 0 ? s.branch : TensorView{}, w.attention_norm,
                             model_.config().norm_epsilon, {}, stream);
-  linear_forward(qkv.reshaped({qkv.shape[0], w.qkv.shape[0]}), s.norm_out, w.qkv, stream);
-  rotate_queries_and_keys(qkv, s.positions, model_.rotary_table(), Rotation::kForward, stream);
+  linear_forward(s.projected.reshaped({qkv.shape[0], w.qkv.shape[0]}), s.norm_out, w.qkv, stream);
+  split_and_rotate(qkv, s.projected, s.positions, model_.rotary_table(), stream);
 }
 
 /// The rest of a layer, from the attention's output to the feed-forward's branch.
@@ -203,7 +211,7 @@ TensorView Decoder::step(std::span<const int32_t> tokens, std::span<const int32_
     }
     const TensorView suffix =
         to.rows(0, num_steps_ * num_beams)
-            .reshaped({num_steps_, num_beams, c.num_kv_heads, 2, c.head_dim()});
+            .reshaped({num_steps_, num_beams, 2, c.num_kv_heads, c.head_dim()});
     beam_attention(s.attention_out, qkv, memory_.prefix_qkv[layer].rows(0, prefix_offsets_.back()),
                    offsets, beams, suffix, num_steps_, scale, stream);
     if (!is_last) copy_keys_and_values(entry(to, num_steps_, num_beams), qkv, stream);

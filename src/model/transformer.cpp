@@ -73,7 +73,7 @@ Transformer::Activations Transformer::plan(Arena& arena, int64_t num_tokens) con
     layer.residual = take({num_tokens, hidden});
     layer.attention_norm_out = take({num_tokens, hidden});
     layer.attention_norm_rstd = take_wide({num_tokens});
-    layer.qkv = take({num_tokens, kv_heads, config_.group_size() + 2, config_.head_dim()});
+    layer.qkv = take({num_tokens, heads + 2 * kv_heads, config_.head_dim()});
     layer.attention_out = take({num_tokens, hidden});
     layer.attention_log_sum = take_wide({num_tokens, heads});
     layer.residual_after_attention = take({num_tokens, hidden});
@@ -93,18 +93,26 @@ Transformer::Activations Transformer::plan(Arena& arena, int64_t num_tokens) con
   a.final_norm_out = take({num_tokens, hidden});
   a.final_norm_rstd = take_wide({num_tokens});
   a.branch = take({num_tokens, hidden});
+  a.widest = take({num_tokens, limits_.training ? std::max(qkv_width, 2 * ffn) : qkv_width});
   if (!limits_.training) return a;
 
   a.grad_residual = take({num_tokens, hidden});
   a.grad_branch = take({num_tokens, hidden});
   a.grad_hidden = take({num_tokens, hidden});
-  a.grad_wide = take({num_tokens, std::max(qkv_width, 2 * ffn)});
   a.grad_ffn = take({num_tokens, ffn});
   a.norm_workspace = take_wide({num_token_chunks(num_tokens), hidden});
   const int64_t rows = logits_rows(num_tokens, vocab_size_);
   a.logits = take({rows, vocab_size_});
   a.losses = take_wide({num_tokens});
   return a;
+}
+
+TensorView Transformer::Activations::widest_as(const Shape& shape) const {
+  return widest.reshaped({widest.num_elements()}).rows(0, shape.num_elements()).reshaped(shape);
+}
+
+Shape Transformer::projected_shape(int64_t num_tokens) const {
+  return {num_tokens, config_.num_kv_heads, config_.group_size() + 2, config_.head_dim()};
 }
 
 Dropout Transformer::dropout_at(const PackedBatch& batch, int64_t site) const {
@@ -156,8 +164,10 @@ void Transformer::forward_block(int64_t layer, const PackedBatch& batch, const S
                               w.attention_norm, config_.norm_epsilon,
                               dropout_at(batch, ffn_site(layer - 1)), stream);
   }
-  linear_forward(a.qkv.reshaped({num_tokens, w.qkv.shape[0]}), a.attention_norm_out, w.qkv, stream);
-  rotate_queries_and_keys(a.qkv, batch.positions, rotary_table(), Rotation::kForward, stream);
+  const TensorView projected = activations_.widest_as(projected_shape(num_tokens));
+  linear_forward(projected.reshaped({num_tokens, w.qkv.shape[0]}), a.attention_norm_out, w.qkv,
+                 stream);
+  split_and_rotate(a.qkv, projected, batch.positions, rotary_table(), stream);
   attention_forward(a.attention_out, a.attention_log_sum, a.qkv, batch.sequence_offsets, scale,
                     stream);
   linear_forward(branch, a.attention_out, w.attention_output, stream);
@@ -249,15 +259,10 @@ void Transformer::backward_block(int64_t layer, const PackedBatch& batch, const 
   const TensorView& workspace = activations_.norm_workspace;
   const int64_t num_tokens = batch.tokens.num_elements();
   const double scale = 1 / std::sqrt(static_cast<double>(config_.head_dim()));
-  const TensorView wide = activations_.grad_wide.reshaped(
-      {activations_.grad_wide.num_elements()});  // one buffer, seen as what is needed
-  auto wide_as = [&](const Shape& shape) {
-    return wide.rows(0, shape.num_elements()).reshaped(shape);
-  };
 
   linear_backward_weight(grad_w.down, grad_branch, a.swiglu_out, stream);
   linear_backward_input(activations_.grad_ffn, grad_branch, w.down, Accumulate::kNo, stream);
-  const TensorView grad_gate_up = wide_as({num_tokens, w.gate_up.shape[0]});
+  const TensorView grad_gate_up = activations_.widest_as({num_tokens, w.gate_up.shape[0]});
   swiglu_backward(grad_gate_up.reshaped(a.gate_up.shape), activations_.grad_ffn, a.gate_up, stream);
   linear_backward_weight(grad_w.gate_up, grad_gate_up, a.ffn_norm_out, stream);
   linear_backward_input(grad_hidden, grad_gate_up, w.gate_up, Accumulate::kNo, stream);
@@ -267,13 +272,15 @@ void Transformer::backward_block(int64_t layer, const PackedBatch& batch, const 
 
   linear_backward_weight(grad_w.attention_output, grad_branch, a.attention_out, stream);
   linear_backward_input(grad_hidden, grad_branch, w.attention_output, Accumulate::kNo, stream);
-  const TensorView grad_qkv = wide_as({num_tokens, w.qkv.shape[0]});
-  attention_backward(grad_qkv.reshaped(a.qkv.shape), grad_hidden, a.attention_out,
-                     a.attention_log_sum, a.qkv, batch.sequence_offsets, scale, stream);
-  rotate_queries_and_keys(grad_qkv.reshaped(a.qkv.shape), batch.positions, rotary_table(),
-                          Rotation::kBackward, stream);
-  linear_backward_weight(grad_w.qkv, grad_qkv, a.attention_norm_out, stream);
-  linear_backward_input(grad_hidden, grad_qkv, w.qkv, Accumulate::kNo, stream);
+  const TensorView grad_qkv = activations_.widest_as(a.qkv.shape);
+  attention_backward(grad_qkv, grad_hidden, a.attention_out, a.attention_log_sum, a.qkv,
+                     batch.sequence_offsets, scale, stream);
+  // Nobody reads the queries, keys and values again: the projection's gradient takes their place.
+  const TensorView grad_projected = a.qkv.reshaped({num_tokens, w.qkv.shape[0]});
+  split_and_rotate_backward(grad_projected.reshaped(projected_shape(num_tokens)), grad_qkv,
+                            batch.positions, rotary_table(), stream);
+  linear_backward_weight(grad_w.qkv, grad_projected, a.attention_norm_out, stream);
+  linear_backward_input(grad_hidden, grad_projected, w.qkv, Accumulate::kNo, stream);
   const bool has_block_below = layer > 0;
   residual_rms_norm_backward(
       activations_.grad_residual, has_block_below ? grad_branch : TensorView{},

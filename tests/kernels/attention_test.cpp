@@ -22,14 +22,16 @@ struct Case {
   }
   int64_t num_tokens() const { return offsets().back(); }
   int64_t num_heads() const { return num_kv_heads * group_size; }
-  Shape qkv_shape() const { return {num_tokens(), num_kv_heads, group_size + 2, head_dim}; }
+  int64_t qkv_heads() const { return num_heads() + 2 * num_kv_heads; }
+  Shape qkv_shape() const { return {num_tokens(), qkv_heads(), head_dim}; }
   Shape out_shape() const { return {num_tokens(), num_heads() * head_dim}; }
   Shape log_sum_shape() const { return {num_tokens(), num_heads()}; }
-  /// Where the vector of a token's head begins; slot = query head, or group_size for the key and
-  /// group_size + 1 for the value.
-  int64_t at(int64_t token, int64_t kv_head, int64_t slot) const {
-    return ((token * num_kv_heads + kv_head) * (group_size + 2) + slot) * head_dim;
+  /// Where the vector of a token's query, key or value head begins.
+  int64_t query(int64_t token, int64_t head) const {
+    return (token * qkv_heads() + head) * head_dim;
   }
+  int64_t key(int64_t token, int64_t kv_head) const { return query(token, num_heads() + kv_head); }
+  int64_t value(int64_t token, int64_t kv_head) const { return key(token, num_kv_heads + kv_head); }
 };
 
 /// Mixed lengths: none, one, odd ones, more than one block (128) and exactly one.
@@ -55,11 +57,11 @@ Oracle oracle(const Case& c, const std::vector<double>& qkv, const std::vector<d
   for (size_t s = 0; s < c.lengths.size(); ++s) {
     for (int64_t query = offsets[s]; query < offsets[s + 1]; ++query) {
       for (int64_t head = 0; head < c.num_heads(); ++head) {
-        const int64_t kv_head = head / c.group_size, slot = head % c.group_size;
-        const double* q = &qkv[c.at(query, kv_head, slot)];
+        const int64_t kv_head = head / c.group_size;
+        const double* q = &qkv[c.query(query, head)];
         std::vector<double> p;
         for (int64_t key = offsets[s]; key <= query; ++key) {
-          p.push_back(scale * dot(q, &qkv[c.at(key, kv_head, c.group_size)]));
+          p.push_back(scale * dot(q, &qkv[c.key(key, kv_head)]));
         }
         const double largest = *std::max_element(p.begin(), p.end());
         double sum = 0;
@@ -71,7 +73,7 @@ Oracle oracle(const Case& c, const std::vector<double>& qkv, const std::vector<d
         const double* dout = grad_out.empty() ? nullptr : &grad_out[row * dim];
         std::vector<double> dp;
         for (size_t j = 0; j < p.size(); ++j) {
-          const double* v = &qkv[c.at(offsets[s] + j, kv_head, c.group_size + 1)];
+          const double* v = &qkv[c.value(offsets[s] + j, kv_head)];
           p[j] = std::exp(p[j] - log_sum);
           for (int64_t d = 0; d < dim; ++d) out[d] += p[j] * v[d];
           if (dout) dp.push_back(dot(dout, v));
@@ -80,12 +82,13 @@ Oracle oracle(const Case& c, const std::vector<double>& qkv, const std::vector<d
         double mean = 0;
         for (size_t j = 0; j < p.size(); ++j) mean += p[j] * dp[j];
         for (size_t j = 0; j < p.size(); ++j) {
-          const int64_t key = c.at(offsets[s] + j, kv_head, c.group_size);
+          const int64_t key = c.key(offsets[s] + j, kv_head);
+          const int64_t value = c.value(offsets[s] + j, kv_head);
           const double ds = p[j] * (dp[j] - mean) * scale;
           for (int64_t d = 0; d < dim; ++d) {
-            result.grad_qkv[c.at(query, kv_head, slot) + d] += ds * qkv[key + d];
+            result.grad_qkv[c.query(query, head) + d] += ds * qkv[key + d];
             result.grad_qkv[key + d] += ds * q[d];
-            result.grad_qkv[key + dim + d] += p[j] * dout[d];
+            result.grad_qkv[value + d] += p[j] * dout[d];
           }
         }
       }
@@ -183,7 +186,7 @@ TEST_P(AttentionTest, OutputOfTheFirstTokenIsItsValue) {
   const auto qkv = random_values(c.qkv_shape().num_elements(), 3);
   const auto out = to_doubles(run(GetParam(), stream_, c, qkv, {}, 100).out.view());
   for (int64_t token : {0, 1}) {
-    for (int64_t d : {0, 1}) EXPECT_EQ(out[token * 2 + d], qkv[c.at(token, 0, 2) + d]);
+    for (int64_t d : {0, 1}) EXPECT_EQ(out[token * 2 + d], qkv[c.value(token, 0) + d]);
   }
 }
 
@@ -191,7 +194,7 @@ TEST_P(AttentionTest, LaterTokensAndOtherSequencesDoNotMatter) {
   const Case c{{40, 50}, 1, 2, 16};
   auto qkv = random_values(c.qkv_shape().num_elements(), 4);
   const auto before = to_doubles(run(GetParam(), stream_, c, qkv, {}, 0.25).out.view());
-  for (size_t i = c.at(20, 0, 0); i < static_cast<size_t>(c.at(40, 0, 0)); ++i) qkv[i] = 1e3;
+  for (int64_t i = c.query(20, 0); i < c.query(40, 0); ++i) qkv[i] = 1e3;
   const auto after = to_doubles(run(GetParam(), stream_, c, qkv, {}, 0.25).out.view());
   const int64_t width = c.num_heads() * c.head_dim;
   for (int64_t i = 0; i < c.num_tokens() * width; ++i) {
@@ -207,7 +210,7 @@ TEST_P(AttentionTest, SequenceHasTheSameBitsInAnyCompany) {
   const Case together{{60, 140, 9}, 2, 2, 16}, alone{{140}, 2, 2, 16};
   const auto qkv = random_values(together.qkv_shape().num_elements(), 5);
   const auto grad_out = random_values(together.out_shape().num_elements(), 6);
-  const int64_t in = together.at(60, 0, 0), out = 60 * together.num_heads() * together.head_dim;
+  const int64_t in = together.query(60, 0), out = 60 * together.num_heads() * together.head_dim;
   const Results all = run(GetParam(), stream_, together, qkv, grad_out, 0.25);
   const Results one = run(GetParam(), stream_, alone, {qkv.begin() + in, qkv.end()},
                           {grad_out.begin() + out, grad_out.end()}, 0.25);
@@ -223,8 +226,8 @@ TEST_P(AttentionTest, HugeScoresNeitherOverflowNorLoseTheSoftmax) {
   const Case c{{50, 140}, 1, 1, 8};
   auto qkv = random_values(c.qkv_shape().num_elements(), 7);
   for (int64_t token = 0; token < c.num_tokens(); ++token) {
-    for (int64_t d = 0; d < 2 * c.head_dim; ++d) {
-      double& x = qkv[c.at(token, 0, 0) + d];
+    for (int64_t d = c.query(token, 0); d < c.value(token, 0); ++d) {
+      double& x = qkv[d];
       x = x < 0 ? -100 : 100;
     }
   }
@@ -248,9 +251,9 @@ TEST_P(AttentionTest, KeysFarBelowTheMaximumGetNoWeight) {
   const Case c{{300}, 1, 1, 2};
   std::vector<double> qkv(c.qkv_shape().num_elements());
   for (int64_t token = 0; token < 300; ++token) {
-    qkv[c.at(token, 0, 0)] = 100;
-    qkv[c.at(token, 0, 1)] = token == 290 ? 100 : -100;
-    qkv[c.at(token, 0, 2)] = token == 290 ? 3 : 1;
+    qkv[c.query(token, 0)] = 100;
+    qkv[c.key(token, 0)] = token == 290 ? 100 : -100;
+    qkv[c.value(token, 0)] = token == 290 ? 3 : 1;
   }
   const Results results = run(GetParam(), stream_, c, qkv, {}, 1.0);
   const auto out = to_doubles(results.out.view()), log_sum = to_doubles(results.log_sum.view());
@@ -322,6 +325,7 @@ TEST(AttentionGradientTest, BackwardMatchesFiniteDifferencesInFloat64) {
 struct BeamCase {
   std::vector<int64_t> prefix_lengths, num_beams;  // per user
   int64_t suffix_length = 0, num_kv_heads = 1, group_size = 1, head_dim = 8;
+  int64_t qkv_heads() const { return num_kv_heads * (group_size + 2); }
 };
 
 std::vector<int32_t> to_offsets(const std::vector<int64_t>& lengths) {
@@ -337,9 +341,9 @@ struct BeamData {
   explicit BeamData(const BeamCase& c)
       : prefix_offsets(to_offsets(c.prefix_lengths)),
         beam_offsets(to_offsets(c.num_beams)),
-        qkv_shape{beam_offsets.back(), c.num_kv_heads, c.group_size + 2, c.head_dim},
-        prefix_shape{prefix_offsets.back(), c.num_kv_heads, c.group_size + 2, c.head_dim},
-        suffix_shape{c.suffix_length, beam_offsets.back(), c.num_kv_heads, 2, c.head_dim},
+        qkv_shape{beam_offsets.back(), c.qkv_heads(), c.head_dim},
+        prefix_shape{prefix_offsets.back(), c.qkv_heads(), c.head_dim},
+        suffix_shape{c.suffix_length, beam_offsets.back(), 2, c.num_kv_heads, c.head_dim},
         out_shape{beam_offsets.back(), c.num_kv_heads * c.group_size * c.head_dim},
         qkv(random_values(qkv_shape.num_elements(), 21)),
         prefix(random_values(prefix_shape.num_elements(), 22)),
@@ -364,7 +368,8 @@ std::vector<double> run_beams(const Backend& backend, const Stream& stream, cons
 std::vector<double> run_unshared(const Backend& backend, const Stream& stream, const BeamCase& c,
                                  const BeamData& data, double scale) {
   Case sequences{{}, c.num_kv_heads, c.group_size, c.head_dim};
-  const int64_t row = c.num_kv_heads * (c.group_size + 2) * c.head_dim;
+  const int64_t row = c.qkv_heads() * c.head_dim;
+  const int64_t queries = sequences.num_heads() * c.head_dim, keys_values = row - queries;
   std::vector<double> qkv;
   for (size_t user = 0; user < c.num_beams.size(); ++user) {
     for (int64_t beam = data.beam_offsets[user]; beam < data.beam_offsets[user + 1]; ++beam) {
@@ -372,13 +377,9 @@ std::vector<double> run_unshared(const Backend& backend, const Stream& stream, c
       qkv.insert(qkv.end(), data.prefix.begin() + data.prefix_offsets[user] * row,
                  data.prefix.begin() + data.prefix_offsets[user + 1] * row);
       for (int64_t i = 0; i < c.suffix_length; ++i) {
-        for (int64_t kv_head = 0; kv_head < c.num_kv_heads; ++kv_head) {
-          qkv.insert(qkv.end(), c.group_size * c.head_dim, 0.0);  // queries of no interest
-          const auto from =
-              data.suffix.begin() +
-              ((i * data.beam_offsets.back() + beam) * c.num_kv_heads + kv_head) * 2 * c.head_dim;
-          qkv.insert(qkv.end(), from, from + 2 * c.head_dim);
-        }
+        qkv.insert(qkv.end(), queries, 0.0);  // of no interest
+        const auto from = data.suffix.begin() + (i * data.beam_offsets.back() + beam) * keys_values;
+        qkv.insert(qkv.end(), from, from + keys_values);
       }
       qkv.insert(qkv.end(), data.qkv.begin() + beam * row, data.qkv.begin() + (beam + 1) * row);
     }
@@ -485,9 +486,9 @@ Buffer offsets_of(const std::vector<int32_t>& values) {
 }
 
 struct AttentionOperands {
-  Buffer out = floats({5, 12}), log_sum = floats({5, 4}), qkv = floats({5, 2, 4, 3});
+  Buffer out = floats({5, 12}), log_sum = floats({5, 4}), qkv = floats({5, 8, 3});
   Buffer offsets = offsets_of({0, 2, 5});
-  Buffer grad_out = floats({5, 12}), grad_qkv = floats({5, 2, 4, 3});
+  Buffer grad_out = floats({5, 12}), grad_qkv = floats({5, 8, 3});
 
   std::string forward_error() const {
     return error_of([&] {
@@ -510,30 +511,37 @@ void expect_both_refuse(const AttentionOperands& operands, const std::string& me
 
 TEST(AttentionCheckTest, AcceptsMatchingOperands) { expect_both_refuse({}, ""); }
 
-TEST(AttentionCheckTest, RefusesAProjectionOfTheWrongRankOrWithoutQueries) {
+TEST(AttentionCheckTest, RefusesHeadsOfTheWrongRankOrNumber) {
   AttentionOperands operands;
   operands.qkv = floats({5, 24});
   expect_both_refuse(operands,
-                     "qkv has shape [5, 24], wanted [num_tokens, num_kv_heads, group_size + 2, "
+                     "qkv has shape [5, 24], wanted [num_tokens, num_heads + 2 * num_kv_heads, "
                      "head_dim]");
-  operands.qkv = floats({5, 2, 2, 3});
-  expect_both_refuse(operands,
-                     "qkv has shape [5, 2, 2, 3], wanted [num_tokens, num_kv_heads, group_size + "
-                     "2, head_dim]");
+  const std::string wanted = ", wanted num_heads + 2 * num_kv_heads and a multiple of num_kv_heads";
+  for (const int64_t num_heads : {4, 5, 10, 3}) {  // 0, 1/2, 3 and -1/2 key/value heads
+    operands.qkv = floats({5, num_heads, 3});
+    expect_both_refuse(operands,
+                       "qkv has " + std::to_string(num_heads) + " heads and out 4" + wanted);
+  }
+  operands = {};
+  operands.out = floats({5, 0});
+  expect_both_refuse(operands, "qkv has 8 heads and out 0" + wanted);
 }
 
 TEST(AttentionCheckTest, RefusesHeadsWithoutATile) {
   AttentionOperands operands;
-  operands.qkv = floats({5, 2, 4, 257});
+  operands.qkv = floats({5, 8, 257});
   expect_both_refuse(operands, "head_dim is 257, wanted 1 to 256");
-  operands.qkv = floats({5, 2, 4, 0});
+  operands.qkv = floats({5, 8, 0});
   expect_both_refuse(operands, "head_dim is 0, wanted 1 to 256");
 }
 
 TEST(AttentionCheckTest, RefusesOutputsOfOtherShapesOrTypes) {
   AttentionOperands operands;
   operands.out = floats({5, 11});
-  expect_both_refuse(operands, "out has shape [5, 11], wanted [5, 12]");
+  expect_both_refuse(operands, "out has shape [5, 11], wanted [5, a multiple of 3]");
+  operands.out = floats({4, 12});
+  expect_both_refuse(operands, "out has shape [4, 12], wanted [5, 12]");
   operands.out = Buffer({5, 12}, DType::kFloat64);
   expect_both_refuse(operands, "out is float64, wanted float32");
   operands = {};
@@ -546,8 +554,8 @@ TEST(AttentionCheckTest, RefusesGradientsOfOtherShapes) {
   operands.grad_out = floats({4, 12});
   EXPECT_EQ(operands.backward_error(), "grad_out has shape [4, 12], wanted [5, 12]");
   operands = {};
-  operands.grad_qkv = floats({5, 2, 3, 3});
-  EXPECT_EQ(operands.backward_error(), "grad_qkv has shape [5, 2, 3, 3], wanted [5, 2, 4, 3]");
+  operands.grad_qkv = floats({5, 7, 3});
+  EXPECT_EQ(operands.backward_error(), "grad_qkv has shape [5, 7, 3], wanted [5, 8, 3]");
 }
 
 TEST(AttentionCheckTest, RefusesOffsetsThatAreNotThoseOfTheTokens) {
@@ -565,7 +573,7 @@ TEST(AttentionCheckTest, RefusesOffsetsThatAreNotThoseOfTheTokens) {
 }
 
 struct BeamOperands {
-  Buffer out = floats({3, 12}), qkv = floats({3, 2, 4, 3}), prefix = floats({5, 2, 4, 3});
+  Buffer out = floats({3, 12}), qkv = floats({3, 8, 3}), prefix = floats({5, 8, 3});
   Buffer prefix_offsets = offsets_of({0, 2, 5}), beam_offsets = offsets_of({0, 1, 3});
   Buffer suffix = floats({2, 3, 2, 2, 3});
   int64_t suffix_length = 2;
@@ -584,7 +592,7 @@ TEST(BeamAttentionCheckTest, RefusesProjectionsAndOutputsOfOtherShapes) {
   BeamOperands operands;
   operands.qkv = floats({3, 24});
   EXPECT_EQ(operands.error(),
-            "qkv has shape [3, 24], wanted [num_tokens, num_kv_heads, group_size + 2, head_dim]");
+            "qkv has shape [3, 24], wanted [num_tokens, num_heads + 2 * num_kv_heads, head_dim]");
   operands = {};
   operands.out = floats({2, 12});
   EXPECT_EQ(operands.error(), "out has shape [2, 12], wanted [3, 12]");
@@ -594,10 +602,10 @@ TEST(BeamAttentionCheckTest, RefusesAPrefixOfOtherHeads) {
   BeamOperands operands;
   operands.prefix = floats({5, 24});
   EXPECT_EQ(operands.error(),
-            "prefix_qkv has shape [5, 24], wanted [num_prefix_tokens, num_kv_heads, group_size + "
-            "2, head_dim]");
-  operands.prefix = floats({5, 2, 3, 3});
-  EXPECT_EQ(operands.error(), "prefix_qkv has shape [5, 2, 3, 3], wanted [5, 2, 4, 3]");
+            "prefix_qkv has shape [5, 24], wanted [num_prefix_tokens, num_heads + 2 * "
+            "num_kv_heads, head_dim]");
+  operands.prefix = floats({5, 7, 3});
+  EXPECT_EQ(operands.error(), "prefix_qkv has shape [5, 7, 3], wanted [5, 8, 3]");
 }
 
 TEST(BeamAttentionCheckTest, RefusesOffsetsThatDoNotFit) {

@@ -12,22 +12,25 @@ using namespace testing;
 
 class KeyValueCacheTest : public BackendTest {};
 
-TEST_P(KeyValueCacheTest, CopiesTheKeyAndTheValueOfEveryHead) {
+TEST_P(KeyValueCacheTest, CopiesTheKeysAndTheValuesOfEveryToken) {
+  const int64_t kv_heads = 2;
   for (const int64_t num_tokens : {0, 1, 7, 301}) {
-    for (const int64_t group_size : {1, 3}) {
+    for (const int64_t num_heads : {2, 6}) {
       for (const int64_t width : {4, 5, 24}) {
-        const int64_t heads = 2;
-        const Shape shape = {num_tokens, heads, group_size + 2, width};
+        const Shape shape = {num_tokens, num_heads + 2 * kv_heads, width};
         const std::vector<double> values = random_values(shape.num_elements(), 3);
         const Buffer qkv = make_tensor(GetParam(), shape, values);
-        const Buffer kv = empty_tensor(GetParam(), {num_tokens, heads, 2, width});
+        const Buffer kv = empty_tensor(GetParam(), {num_tokens, 2, kv_heads, width});
         copy_keys_and_values(kv.view(), qkv.view(), stream_);
         const std::vector<double> copied = to_doubles(kv.view());
-        for (int64_t row = 0; row < num_tokens * heads; ++row) {
-          for (int64_t i = 0; i < 2 * width; ++i) {
-            ASSERT_EQ(copied[row * 2 * width + i],
-                      values[(row * (group_size + 2) + group_size) * width + i])
-                << "row " << row << ", element " << i;
+        ASSERT_EQ(copied.size(), static_cast<size_t>(num_tokens * 2 * kv_heads * width));
+        for (int64_t token = 0; token < num_tokens; ++token) {
+          for (int64_t head = 0; head < 2 * kv_heads; ++head) {
+            for (int64_t i = 0; i < width; ++i) {
+              ASSERT_EQ(copied[(token * 2 * kv_heads + head) * width + i],
+                        values[(token * shape[1] + num_heads + head) * width + i])
+                  << "token " << token << ", head " << head << ", element " << i;
+            }
           }
         }
       }
@@ -36,12 +39,16 @@ TEST_P(KeyValueCacheTest, CopiesTheKeyAndTheValueOfEveryHead) {
 }
 
 TEST_P(KeyValueCacheTest, RefusesOtherShapes) {
-  const Buffer qkv = empty_tensor(GetParam(), {4, 2, 3, 5});
+  const Buffer qkv = empty_tensor(GetParam(), {4, 6, 5});
   const Buffer kv = empty_tensor(GetParam(), {4, 2, 2, 5});
   const Buffer short_kv = empty_tensor(GetParam(), {3, 2, 2, 5});
-  const Buffer no_group = empty_tensor(GetParam(), {4, 2, 2, 5});
-  expect_error("kv has shape", [&] { copy_keys_and_values(short_kv.view(), qkv.view(), stream_); });
-  expect_error("qkv has shape", [&] { copy_keys_and_values(kv.view(), no_group.view(), stream_); });
+  const Buffer no_queries = empty_tensor(GetParam(), {4, 4, 5});
+  const auto refuses = [&](const std::string& message, const Buffer& to, const TensorView& from) {
+    expect_error(message, [&] { copy_keys_and_values(to.view(), from, stream_); });
+  };
+  refuses("kv has shape [3, 2, 2, 5], wanted [4, 2, 2, 5]", short_kv, qkv.view());
+  refuses("kv has shape [4, 2, 2, 5] and qkv [4, 4, 5]", kv, no_queries.view());
+  refuses("qkv has shape [4, 30], wanted", kv, qkv.view().reshaped({4, 30}));
 }
 
 MIRABELLE_INSTANTIATE_BACKENDS(KeyValueCacheTest);

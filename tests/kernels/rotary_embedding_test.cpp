@@ -11,26 +11,35 @@ using Values = std::vector<double>;
 
 struct Sizes {
   int64_t num_tokens, num_kv_heads, group_size, head_dim;
-  Shape shape() const { return {num_tokens, num_kv_heads, group_size + 2, head_dim}; }
+  Shape projected_shape() const { return {num_tokens, num_kv_heads, group_size + 2, head_dim}; }
+  Shape qkv_shape() const { return {num_tokens, num_kv_heads * (group_size + 2), head_dim}; }
 };
 
-/// Each pair (i, i + half) of queries and keys as a complex number, times exp(sign * angle * I).
-Values oracle(Values qkv, const std::vector<int32_t>& positions, const Sizes& s, double theta,
-              double sign) {
+/// From the projection's layout to all queries, all keys, all values; each pair (i, i + half) of
+/// queries and keys as a complex number, times exp(angle * I).
+Values oracle(const Values& projected, const std::vector<int32_t>& positions, const Sizes& s,
+              double theta) {
   const int64_t half = s.head_dim / 2;
+  Values qkv;
+  const auto append = [&](int64_t token, int64_t kv_head, int64_t slot) {
+    const double* x =
+        &projected[((token * s.num_kv_heads + kv_head) * (s.group_size + 2) + slot) * s.head_dim];
+    if (slot == s.group_size + 1) return (void)qkv.insert(qkv.end(), x, x + s.head_dim);
+    Values rotated(s.head_dim);
+    for (int64_t i = 0; i < half; ++i) {
+      const double angle =
+          positions[token] / std::pow(theta, static_cast<double>(2 * i) / s.head_dim);
+      rotated[i] = x[i] * std::cos(angle) - x[i + half] * std::sin(angle);
+      rotated[i + half] = x[i + half] * std::cos(angle) + x[i] * std::sin(angle);
+    }
+    qkv.insert(qkv.end(), rotated.begin(), rotated.end());
+  };
   for (int64_t token = 0; token < s.num_tokens; ++token) {
-    for (int64_t kv_head = 0; kv_head < s.num_kv_heads; ++kv_head) {
-      for (int64_t head = 0; head <= s.group_size; ++head) {
-        double* x =
-            &qkv[((token * s.num_kv_heads + kv_head) * (s.group_size + 2) + head) * s.head_dim];
-        for (int64_t i = 0; i < half; ++i) {
-          const double angle =
-              sign * positions[token] / std::pow(theta, static_cast<double>(2 * i) / s.head_dim);
-          const double real = x[i], imaginary = x[i + half];
-          x[i] = real * std::cos(angle) - imaginary * std::sin(angle);
-          x[i + half] = imaginary * std::cos(angle) + real * std::sin(angle);
-        }
-      }
+    for (int64_t head = 0; head < s.num_kv_heads * s.group_size; ++head) {
+      append(token, head / s.group_size, head % s.group_size);
+    }
+    for (const int64_t slot : {s.group_size, s.group_size + 1}) {
+      for (int64_t kv_head = 0; kv_head < s.num_kv_heads; ++kv_head) append(token, kv_head, slot);
     }
   }
   return qkv;
@@ -46,12 +55,20 @@ class RotaryEmbeddingTest : public BackendTest {
     return result;
   }
 
-  Values rotated(const Values& qkv, const std::vector<int32_t>& positions, const Sizes& s,
-                 Rotation rotation) {
-    Buffer buffer = make_tensor(GetParam(), s.shape(), qkv);
-    rotate_queries_and_keys(buffer.view(), make_int_tensor(GetParam(), positions).view(),
-                            table(50, s.head_dim).view(), rotation, stream_);
-    return to_doubles(buffer.view());
+  Values forward(const Values& projected, const std::vector<int32_t>& positions, const Sizes& s) {
+    const Buffer from = make_tensor(GetParam(), s.projected_shape(), projected);
+    const Buffer qkv = empty_tensor(GetParam(), s.qkv_shape());
+    split_and_rotate(qkv.view(), from.view(), make_int_tensor(GetParam(), positions).view(),
+                     table(50, s.head_dim).view(), stream_);
+    return to_doubles(qkv.view());
+  }
+  Values backward(const Values& grad_qkv, const std::vector<int32_t>& positions, const Sizes& s) {
+    const Buffer from = make_tensor(GetParam(), s.qkv_shape(), grad_qkv);
+    const Buffer grad_projected = empty_tensor(GetParam(), s.projected_shape());
+    split_and_rotate_backward(grad_projected.view(), from.view(),
+                              make_int_tensor(GetParam(), positions).view(),
+                              table(50, s.head_dim).view(), stream_);
+    return to_doubles(grad_projected.view());
   }
 
   static std::vector<int32_t> some_positions(int64_t n) {
@@ -73,40 +90,40 @@ TEST_P(RotaryEmbeddingTest, TableHoldsCosineAndSineOfEachAngle) {
   }
 }
 
-TEST_P(RotaryEmbeddingTest, RotatesQueriesAndKeysAndKeepsValues) {
-  for (const Sizes& s : {Sizes{1, 1, 1, 2}, {7, 2, 3, 10}, {3, 1, 1, 64}, {301, 2, 2, 32}}) {
-    const Values qkv = random_values(s.shape().num_elements(), 1);
+TEST_P(RotaryEmbeddingTest, SplitsAndRotatesQueriesAndKeysAndKeepsValues) {
+  for (const Sizes& s : {Sizes{1, 1, 1, 2}, {7, 2, 3, 10}, {3, 1, 1, 64}, {301, 3, 2, 32}}) {
+    const Values projected = random_values(s.qkv_shape().num_elements(), 1);
     const auto positions = some_positions(s.num_tokens);
-    expect_near(rotated(qkv, positions, s, Rotation::kForward),
-                oracle(qkv, positions, s, kTheta, 1), 4 * GetParam().tolerance, "qkv");
+    expect_near(forward(projected, positions, s), oracle(projected, positions, s, kTheta),
+                4 * GetParam().tolerance, "qkv");
   }
 }
 
 TEST_P(RotaryEmbeddingTest, BackwardMatchesFiniteDifferences) {
   const Sizes s{3, 2, 2, 6};
-  const int64_t n = s.shape().num_elements();
-  const Values qkv = random_values(n, 1), grad = random_values(n, 2);
+  const int64_t n = s.qkv_shape().num_elements();
+  const Values projected = random_values(n, 1), grad = random_values(n, 2);
   const auto positions = some_positions(3);
   const Values expected = finite_differences(
-      [&](const Values& x) { return dot(oracle(x, positions, s, kTheta, 1), grad); }, qkv);
-  expect_near(rotated(grad, positions, s, Rotation::kBackward), expected,
-              4 * GetParam().tolerance + 1e-8, "grad_qkv");
+      [&](const Values& x) { return dot(oracle(x, positions, s, kTheta), grad); }, projected);
+  expect_near(backward(grad, positions, s), expected, 4 * GetParam().tolerance + 1e-8,
+              "grad_projected");
 }
 
 TEST_P(RotaryEmbeddingTest, BackwardUndoesForward) {
-  const Sizes s{9, 1, 3, 8};
-  const Values qkv = random_values(s.shape().num_elements(), 1);
-  const auto positions = some_positions(9);
-  expect_near(
-      rotated(rotated(qkv, positions, s, Rotation::kForward), positions, s, Rotation::kBackward),
-      qkv, 4 * GetParam().tolerance, "qkv");
+  for (const Sizes& s : {Sizes{9, 1, 3, 8}, {301, 3, 2, 32}}) {
+    const Values projected = random_values(s.qkv_shape().num_elements(), 1);
+    const auto positions = some_positions(s.num_tokens);
+    expect_near(backward(forward(projected, positions, s), positions, s), projected,
+                4 * GetParam().tolerance, "projected");
+  }
 }
 
 TEST_P(RotaryEmbeddingTest, ScoresDependOnTheDistanceOnly) {
   const Sizes s{2, 1, 1, 16};
-  const Values qkv = random_values(s.shape().num_elements(), 1);
+  const Values projected = random_values(s.qkv_shape().num_elements(), 1);
   const auto score = [&](int32_t query, int32_t key) {
-    const Values x = rotated(qkv, {query, key}, s, Rotation::kForward);
+    const Values x = forward(projected, {query, key}, s);
     double total = 0;
     for (int i = 0; i < 16; ++i) total += x[i] * x[48 + 16 + i];  // token 0's query, token 1's key
     return total;
@@ -117,45 +134,44 @@ TEST_P(RotaryEmbeddingTest, ScoresDependOnTheDistanceOnly) {
 }
 
 TEST_P(RotaryEmbeddingTest, TakesNoTokens) {
-  EXPECT_TRUE(rotated({}, {}, {0, 2, 1, 4}, Rotation::kForward).empty());
+  EXPECT_TRUE(forward({}, {}, {0, 2, 1, 4}).empty());
+  EXPECT_TRUE(backward({}, {}, {0, 2, 1, 4}).empty());
 }
 
 TEST_P(RotaryEmbeddingTest, DoesNotDependOnTheNumberOfThreads) {
   if (GetParam().device != Device::kCpu) GTEST_SKIP() << "CPU only";
   const Sizes s{401, 1, 2, 24};
-  const Values qkv = random_values(s.shape().num_elements(), 1);
-  expect_same_for_any_number_of_threads(
-      [&] { return rotated(qkv, some_positions(401), s, Rotation::kForward); });
+  const Values values = random_values(s.qkv_shape().num_elements(), 1);
+  expect_same_for_any_number_of_threads([&] { return forward(values, some_positions(401), s); });
+  expect_same_for_any_number_of_threads([&] { return backward(values, some_positions(401), s); });
 }
 
+/// Both directions refuse what disagrees.
 TEST_P(RotaryEmbeddingTest, RefusesOperandsThatDisagree) {
   const Backend& backend = GetParam();
-  const Buffer qkv = make_tensor(backend, {2, 1, 3, 4}, Values(24, 0.0));
-  const Buffer odd = make_tensor(backend, {2, 1, 3, 5}, Values(30, 0.0));
+  const Buffer projected = empty_tensor(backend, {2, 1, 3, 4});
+  const Buffer qkv = empty_tensor(backend, {2, 3, 4}), other = empty_tensor(backend, {2, 4, 3});
+  const Buffer odd = empty_tensor(backend, {2, 1, 3, 5}),
+               odd_qkv = empty_tensor(backend, {2, 3, 5});
   const Buffer cos_sin = table(50, 4), wider = table(50, 6);
-  const Buffer positions = make_int_tensor(backend, {0, 49});
-  const auto rotate = [&](const TensorView& x, const TensorView& p, const TensorView& t) {
-    rotate_queries_and_keys(x, p, t, Rotation::kForward, stream_);
+  const Buffer indices = make_int_tensor(backend, {0, 49});
+  const TensorView p = projected.view(), q = qkv.view(), t = cos_sin.view(), at = indices.view();
+  const auto expect_both = [&](const std::string& message, const TensorView& from,
+                               const TensorView& to, const TensorView& positions,
+                               const TensorView& table) {
+    expect_error(message, [&] { split_and_rotate(to, from, positions, table, stream_); });
+    expect_error(message, [&] { split_and_rotate_backward(from, to, positions, table, stream_); });
   };
-  rotate(qkv.view(), positions.view(), cos_sin.view());
-  expect_error("qkv has shape [2, 12], wanted", [&] {
-    rotate(qkv.view().reshaped({2, 12}), positions.view(), cos_sin.view());
-  });
-  expect_error("qkv has shape [2, 3, 1, 4], wanted", [&] {
-    rotate(qkv.view().reshaped({2, 3, 1, 4}), positions.view(), cos_sin.view());
-  });
-  expect_error("head_dim is 5, wanted an even number",
-               [&] { rotate(odd.view(), positions.view(), cos_sin.view()); });
-  expect_error("table has shape [50, 3, 2], wanted [50, 2, 2]",
-               [&] { rotate(qkv.view(), positions.view(), wider.view()); });
-  expect_error("table has shape [100, 2], wanted", [&] {
-    rotate(qkv.view(), positions.view(), cos_sin.view().reshaped({100, 2}));
-  });
-  expect_error("positions has shape [1], wanted [2]",
-               [&] { rotate(qkv.view(), positions.view().rows(0, 1), cos_sin.view()); });
-  expect_error("positions is", [&] {
-    rotate(qkv.view(), cos_sin.view().rows(0, 1).reshaped({4}).rows(0, 2), cos_sin.view());
-  });
+  split_and_rotate(q, p, at, t, stream_);
+  split_and_rotate_backward(p, q, at, t, stream_);
+  expect_both("projected has shape [2, 12], wanted", p.reshaped({2, 12}), q, at, t);
+  expect_both("projected has shape [2, 3, 1, 4], wanted", p.reshaped({2, 3, 1, 4}), q, at, t);
+  expect_both("qkv has shape [2, 4, 3], wanted [2, 3, 4]", p, other.view(), at, t);
+  expect_both("head_dim is 5, wanted an even number", odd.view(), odd_qkv.view(), at, t);
+  expect_both("table has shape [50, 3, 2], wanted [50, 2, 2]", p, q, at, wider.view());
+  expect_both("table has shape [100, 2], wanted", p, q, at, t.reshaped({100, 2}));
+  expect_both("positions has shape [1], wanted [2]", p, q, at.rows(0, 1), t);
+  expect_both("positions is", p, q, t.rows(0, 1).reshaped({4}).rows(0, 2), t);
   expect_error("table has shape [50, 4], wanted [max_seq_len", [&] {
     fill_rotary_table(cos_sin.view().reshaped({50, 4}), kTheta, stream_);
   });
@@ -165,13 +181,12 @@ TEST_P(RotaryEmbeddingTest, RefusesOperandsThatDisagree) {
 TEST_P(RotaryEmbeddingTest, RefusesPositionsOutOfRange) {
   if (GetParam().device != Device::kCpu) GTEST_SKIP() << "CPU only";
   const Sizes s{2, 1, 1, 4};
-  const Values qkv(s.shape().num_elements(), 0.0);
-  expect_error("positions[1] is 50, wanted 0 .. 49", [&] {
-    rotated(qkv, {0, 50}, s, Rotation::kForward);
-  });
-  expect_error("positions[0] is -1, wanted 0 .. 49", [&] {
-    rotated(qkv, {-1, 50}, s, Rotation::kForward);
-  });
+  const Values zeros(s.qkv_shape().num_elements());
+  for (const auto& [position, message] :
+       {std::pair{50, "positions[1] is 50, wanted 0 .. 49"}, {-1, "positions[1] is -1, wanted"}}) {
+    expect_error(message, [&] { forward(zeros, {0, position}, s); });
+    expect_error(message, [&] { backward(zeros, {0, position}, s); });
+  }
 }
 
 MIRABELLE_INSTANTIATE_BACKENDS(RotaryEmbeddingTest);

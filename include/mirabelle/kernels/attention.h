@@ -13,11 +13,11 @@ inline constexpr int64_t kMaxHeadDim = 256;
 ///
 ///   out = softmax(scale * q k^T + causal mask within the sequence) v
 ///
-///   out      [num_tokens, num_kv_heads * group_size * head_dim]   query heads in the order of qkv
-///   log_sum  [num_tokens, num_kv_heads * group_size] wide dtype   log of the sum of exp of the
-///                                                                 scaled scores, kept for the
-///                                                                 backward pass
-///   qkv      [num_tokens, num_kv_heads, group_size + 2, head_dim] see rotary_embedding.h
+///   out      [num_tokens, num_heads * head_dim]
+///   log_sum  [num_tokens, num_heads] wide dtype   log of the sum of exp of the scaled scores, kept
+///                                                 for the backward pass
+///   qkv      [num_tokens, num_heads + 2 * num_kv_heads, head_dim]  queries, keys, values (see
+///            rotary_embedding.h); num_heads is a multiple of num_kv_heads, and follows from `out`
 ///   sequence_offsets  [num_sequences + 1] int32, from 0 to num_tokens, ascending; sequences may be
 ///                     empty
 ///
@@ -34,13 +34,13 @@ void attention_backward(const TensorView& grad_qkv, const TensorView& grad_out,
 /// One decoding step of beam search: the beams of a user share the keys and values of the user's
 /// history, and each has those of its own few later tokens.
 ///
-///   out             [num_beams, num_kv_heads * group_size * head_dim]
-///   qkv             [num_beams, num_kv_heads, group_size + 2, head_dim]  of the newest tokens
-///   prefix_qkv      [num_prefix_tokens, num_kv_heads, group_size + 2, head_dim]  of the histories
+///   out             [num_beams, num_heads * head_dim]
+///   qkv             [num_beams, num_heads + 2 * num_kv_heads, head_dim]  of the newest tokens
+///   prefix_qkv      [num_prefix_tokens, num_heads + 2 * num_kv_heads, head_dim]  of the histories
 ///   prefix_offsets  [num_users + 1] int32: the tokens of a user's history
 ///   beam_offsets    [num_users + 1] int32: the rows of `qkv` that are a user's beams
-///   suffix_kv       [suffix_length, num_beams, num_kv_heads, 2, head_dim]  keys and values of each
-///                   beam's earlier tokens, oldest first; absent if suffix_length is 0
+///   suffix_kv       [suffix_length, num_beams, 2, num_kv_heads, head_dim]  keys, then values, of
+///                   each beam's earlier tokens, oldest first; absent if suffix_length is 0
 ///
 /// A query sees its user's history, its beam's suffix, and itself.
 void beam_attention(const TensorView& out, const TensorView& qkv, const TensorView& prefix_qkv,

@@ -12,24 +12,35 @@ namespace mirabelle {
 /// in float64.
 void fill_rotary_table(const TensorView& table, double theta, const Stream& stream);
 
-enum class Rotation { kForward, kBackward };  ///< by +angle; by -angle (the gradient)
-
-/// Rotates queries and keys of a fused projection in place; values stay.
-///   qkv        [num_tokens, num_kv_heads, group_size + 2, head_dim]: per key/value head its
-///              group_size query heads, then the key, then the value
+/// Brings the fused projection's heads into the order that attention wants, queries and keys
+/// rotated by the angles of their positions.
+///   qkv        [num_tokens, num_heads + 2 * num_kv_heads, head_dim]: all query heads, all key
+///              heads, all value heads; query head h belongs to key/value head h / group_size
+///   projected  [num_tokens, num_kv_heads, group_size + 2, head_dim]: per key/value head its
+///              group_size query heads, then the key, then the value, so that a tensor-parallel
+///              rank's share of the weight is contiguous
 ///   positions  [num_tokens] int32, each below max_seq_len
 ///   table      as above, of qkv's wide dtype
-/// Throws Error if shapes, dtypes or devices disagree, head_dim is odd or (where the host can read
-/// it) a position is out of range.
-void rotate_queries_and_keys(const TensorView& qkv, const TensorView& positions,
-                             const TensorView& table, Rotation rotation, const Stream& stream);
+/// The two must not overlap. Throws Error if shapes, dtypes or devices disagree, head_dim is odd or
+/// (where the host can read it) a position is out of range.
+void split_and_rotate(const TensorView& qkv, const TensorView& projected,
+                      const TensorView& positions, const TensorView& table, const Stream& stream);
+
+/// grad_projected [like projected], overwritten, from grad_qkv [like qkv]: rotates back.
+void split_and_rotate_backward(const TensorView& grad_projected, const TensorView& grad_qkv,
+                               const TensorView& positions, const TensorView& table,
+                               const Stream& stream);
 
 namespace backend {
 template <Device D, typename T>
-void rotate_queries_and_keys(T* qkv, const int32_t* positions, const Wide<T>* table,
-                             int64_t num_tokens, int64_t max_seq_len, int64_t num_kv_heads,
-                             int64_t group_size, int64_t head_dim, bool backward,
-                             const Stream& stream);
+void split_and_rotate(T* qkv, const T* projected, const int32_t* positions, const Wide<T>* table,
+                      int64_t num_tokens, int64_t max_seq_len, int64_t num_kv_heads,
+                      int64_t group_size, int64_t head_dim, const Stream& stream);
+template <Device D, typename T>
+void split_and_rotate_backward(T* grad_projected, const T* grad_qkv, const int32_t* positions,
+                               const Wide<T>* table, int64_t num_tokens, int64_t max_seq_len,
+                               int64_t num_kv_heads, int64_t group_size, int64_t head_dim,
+                               const Stream& stream);
 template <Device D, typename T>
 void fill_rotary_table(T* table, int64_t max_seq_len, int64_t head_dim, double theta,
                        const Stream& stream);

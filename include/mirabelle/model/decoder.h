@@ -48,8 +48,8 @@ class Decoder {
  private:
   /// Activations of one layer for some tokens.
   struct Scratch {
-    TensorView residual, norm_out, rstd, branch, attention_out, attention_log_sum, gate_up,
-        swiglu_out;
+    TensorView residual, norm_out, rstd, branch, projected, attention_out, attention_log_sum,
+        gate_up, swiglu_out;
     TensorView tokens, positions;  // int32
     Scratch first_rows(int64_t n) const;
   };

@@ -87,15 +87,19 @@ class Transformer {
     std::vector<LayerActivations> layers;
     TensorView residual, final_norm_out, final_norm_rstd;  // after the last block
     TensorView branch;                                     // [T, hidden_size] a sublayer's output
+    /// [T, qkv width], in training [T, max(qkv width, 2 ffn)]: shared by tensors that only the next
+    /// few kernels need.
+    TensorView widest;
+    TensorView widest_as(const Shape& shape) const;
     // backward pass
     TensorView grad_residual, grad_branch, grad_hidden;  // [T, hidden_size]
-    TensorView grad_wide;                                // [T, max(qkv width, 2 ffn)]
     TensorView grad_ffn;                                 // [T, ffn]
     TensorView norm_workspace;                           // [chunks, hidden_size]
     TensorView logits;                                   // [chunk, vocab]
     TensorView losses;                                   // [T] wide
   };
   Activations plan(Arena& arena, int64_t num_tokens) const;
+  Shape projected_shape(int64_t num_tokens) const;  // of the fused QKV product
   Dropout dropout_at(const PackedBatch& batch, int64_t site) const;
   TensorView forward_pass(const PackedBatch& batch, const Stream& stream);
   void forward_block(int64_t layer, const PackedBatch& batch, const Stream& stream);
