@@ -8,6 +8,7 @@
 #include "mirabelle/config/command_line.h"
 #include "mirabelle/config/config.h"
 #include "mirabelle/core/logging.h"
+#include "mirabelle/core/memory_plan.h"
 #include "mirabelle/core/progress.h"
 #include "mirabelle/core/table.h"
 #include "mirabelle/evaluation/beam_search.h"
@@ -30,6 +31,9 @@ TokenTable token_table(const SemanticIds& ids) {
   return table;
 }
 
+/// What cuBLASLt, cuDNN and NCCL take on a GPU, roughly.
+constexpr int64_t kLibraryBytes = int64_t{1} << 30;
+
 /// Everything that a training run is made of, in the order in which it is built.
 struct TrainingRun {
   TrainingRun(const Config& config, const Communicator& world)
@@ -38,6 +42,7 @@ struct TrainingRun {
         stream(device),
         corpus(config.data.corpus),
         ids(SemanticIds::read(config.tokenizer.file)),
+        memory(plan_memory(config, ids, device, world)),
         model(config.model, ids.vocab_size(), ids.padded_vocab_size(), model_dtype(config, device),
               limits(config, ids), device),
         loader(corpus, token_table(ids), loader_options(config)),
@@ -61,6 +66,23 @@ struct TrainingRun {
             std::max(config.training.max_sequence_tokens,
                      max_search_tokens(ids, config.data.history_length)),
             /*training=*/true};
+  }
+
+  /// Before anything is allocated. Throws if it cannot be.
+  static MemoryPlan plan_memory(const Config& config, const SemanticIds& ids, Device device,
+                                const Communicator& world) {
+    const Transformer model =
+        Transformer::sketch(config.model, ids.vocab_size(), ids.padded_vocab_size(),
+                            model_dtype(config, device), limits(config, ids), device);
+    MemoryPlan plan;
+    plan.add("weights", model.weight_bytes());
+    plan.add("gradients", model.gradient_bytes());
+    plan.add("optimizer", Optimizer::bytes(model.layout().num_elements(), model.dtype()));
+    plan.add("activations", model.activation_bytes());
+    if (device == Device::kCuda) plan.add("libraries (estimate)", kLibraryBytes);
+    plan.check_fits(available_bytes(device) / ranks_on_device(device, world), device,
+                    "a lower training.micro_batch_tokens or a smaller model needs less");
+    return plan;
   }
 
   static BatchLoader::Options loader_options(const Config& config) {
@@ -96,6 +118,7 @@ struct TrainingRun {
   Stream stream;  // of validations
   Corpus corpus;
   SemanticIds ids;
+  MemoryPlan memory;
   Transformer model;
   BatchLoader loader;
   std::unique_ptr<BeamSearch> search;  // made by the first validation
@@ -114,9 +137,7 @@ void log_plan(const TrainingRun& run, const Config& config, const Communicator& 
                run.ids.num_levels());
   spdlog::info("global batch: {} parts of at most {} tokens", config.training.num_parts(),
                config.training.micro_batch_tokens);
-  const double mib = 1.0 / (1 << 20);
-  spdlog::info("memory per rank: weights, gradients and moments {:.1f} MiB, activations {:.1f} MiB",
-               run.trainer.state_bytes() * mib, run.model.activation_bytes() * mib);
+  spdlog::info("memory per rank: {}", run.memory.describe());
 }
 
 /// Sets the schedule of a run that is limited by time: that of the run to be resumed, or what fits.

@@ -8,20 +8,28 @@
 namespace mirabelle {
 namespace {
 
-/// The number of this rank among those of its machine.
-int local_rank(const Communicator& world) {
+/// The ranks of this rank's machine: how many, and which of them this one is.
+struct LocalRanks {
+  int rank = 0, size = 0;
+};
+
+LocalRanks local_ranks(const Communicator& world) {
   char name[256] = {};
   gethostname(name, sizeof name - 1);
   const std::vector<std::string> hosts = all_gather_texts(world, name);
-  int count = 0;
-  for (int rank = 0; rank < world.rank(); ++rank) count += hosts[rank] == hosts[world.rank()];
-  return count;
+  LocalRanks local;
+  for (int rank = 0; rank < world.size(); ++rank) {
+    if (hosts[rank] != hosts[world.rank()]) continue;
+    local.rank += rank < world.rank();
+    ++local.size;
+  }
+  return local;
 }
 
 }  // namespace
 
 Device choose_device(const BackendConfig& config, const Communicator& world) {
-  const int local = local_rank(world);
+  const int local = local_ranks(world).rank;
   if (config.backend == "cpu") return Device::kCpu;
   // All ranks decide alike, or they would call different collectives from here on.
   int64_t all_have_gpus = num_cuda_devices() > 0;
@@ -34,12 +42,19 @@ Device choose_device(const BackendConfig& config, const Communicator& world) {
   return Device::kCuda;
 }
 
+int ranks_on_device(Device device, const Communicator& world) {
+  const LocalRanks local = local_ranks(world);
+  if (device == Device::kCpu) return local.size;
+  const int gpus = num_cuda_devices();  // ranks take turns
+  return (local.size - local.rank % gpus + gpus - 1) / gpus;
+}
+
 DeviceCommunicator::DeviceCommunicator(const Communicator& world, Device device,
                                        const ParallelConfig& config)
     : world_(world) {
   if (device == Device::kCpu) return;
   // 1 if some rank has to share its GPU
-  int64_t shares = local_rank(world) >= num_cuda_devices();
+  int64_t shares = local_ranks(world).rank >= num_cuda_devices();
   world.all_reduce(view_of(&shares, {1}), ReduceOp::kMax, Stream());
   const bool use_nccl =
       config.communicator == "nccl" || (config.communicator == "auto" && shares == 0);

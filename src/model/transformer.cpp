@@ -33,18 +33,8 @@ int64_t ffn_site(int64_t layer) { return 2 + 2 * layer; }
 Transformer::Transformer(const TransformerConfig& config, int64_t vocab_size,
                          int64_t padded_vocab_size, DType dtype, const Limits& limits,
                          Device device)
-    : config_(config),
-      vocab_size_(vocab_size),
-      dtype_(dtype),
-      limits_(limits),
-      device_(device),
-      layout_(config, padded_vocab_size),
-      weights_({layout_.num_elements()}, dtype, device),
-      rotary_table_({limits.max_sequence_tokens, config.head_dim() / 2, 2}, wide(dtype), device),
-      arena_(device) {
-  config.check();
-  MIRABELLE_CHECK(0 < vocab_size && vocab_size <= padded_vocab_size, "a vocabulary of ", vocab_size,
-                  " tokens, padded to ", padded_vocab_size);
+    : Transformer(Sketch{}, config, vocab_size, padded_vocab_size, dtype, limits, device) {
+  weights_ = Buffer({layout_.num_elements()}, dtype, device);
   tensors_ = view_tensors(weights(), layout_, config, vocab_size);
   if (limits.training) {
     gradients_ = Buffer({layout_.num_elements()}, wide(dtype), device);
@@ -53,12 +43,35 @@ Transformer::Transformer(const TransformerConfig& config, int64_t vocab_size,
     loss_sum_ = Buffer({1}, DType::kFloat64, device);
     dropout_keys_ = Buffer({ffn_site(config.num_layers - 1) + 1}, DType::kInt64, device);
   }
+  rotary_table_ =
+      Buffer({limits.max_sequence_tokens, config.head_dim() / 2, 2}, wide(dtype), device);
   const Stream stream(device);
   fill_rotary_table(rotary_table_.view(), config.rope_theta, stream);
   stream.synchronize();
+  arena_ = Arena(arena_bytes_, device);
+}
+
+Transformer::Transformer(Sketch, const TransformerConfig& config, int64_t vocab_size,
+                         int64_t padded_vocab_size, DType dtype, const Limits& limits,
+                         Device device)
+    : config_(config),
+      vocab_size_(vocab_size),
+      dtype_(dtype),
+      limits_(limits),
+      device_(device),
+      layout_(config, padded_vocab_size),
+      arena_(device) {
+  config.check();
+  MIRABELLE_CHECK(0 < vocab_size && vocab_size <= padded_vocab_size, "a vocabulary of ", vocab_size,
+                  " tokens, padded to ", padded_vocab_size);
   plan(arena_, limits.max_tokens);  // only counts
   arena_bytes_ = arena_.bytes_used();
-  arena_ = Arena(arena_bytes_, device);
+}
+
+Transformer Transformer::sketch(const TransformerConfig& config, int64_t vocab_size,
+                                int64_t padded_vocab_size, DType dtype, const Limits& limits,
+                                Device device) {
+  return Transformer(Sketch{}, config, vocab_size, padded_vocab_size, dtype, limits, device);
 }
 
 Transformer::Activations Transformer::plan(Arena& arena, int64_t num_tokens) const {

@@ -165,6 +165,9 @@ TEST_F(TrainProgramTest, RefusesWhatCannotBeTrainedInOneLine) {
   refused("--set model.num_heads=5", 2, "model.hidden_size 32");
   refused("--set data.corpus=", 2, "data.corpus");
   refused("--set backend=cpu --set training.dtype=bfloat16", 2, "bfloat16 needs backend cuda");
+  refused(
+      "--set training.micro_batch_tokens=1000000000 --set training.global_batch_tokens=1000000000",
+      2, "where it can have");
   refused("--set training.dtype=float16", 2, "must be float32 or bfloat16, not 'float16'");
   if (num_cuda_devices() == 0) {
     refused("--set backend=cuda", 2, "backend cuda is wanted, but this machine has no GPU");

@@ -28,6 +28,10 @@ struct BackendConfig {
 /// a kUsage Error if cuda is asked for and there is no GPU. Collective.
 Device choose_device(const BackendConfig& config, const Communicator& world);
 
+/// How many ranks have the device of this rank: all of its machine, or those on the same GPU.
+/// Collective.
+int ranks_on_device(Device device, const Communicator& world);
+
 /// What moves tensors of this device between the ranks: `world` itself, or for a GPU a communicator
 /// that can reach its memory, as parallel.communicator says. Collective.
 class DeviceCommunicator {

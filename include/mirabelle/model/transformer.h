@@ -34,6 +34,11 @@ class Transformer {
   Transformer(const TransformerConfig& config, int64_t vocab_size, int64_t padded_vocab_size,
               DType dtype, const Limits& limits, Device device = Device::kCpu);
 
+  /// The same model without memory: only to ask for sizes.
+  static Transformer sketch(const TransformerConfig& config, int64_t vocab_size,
+                            int64_t padded_vocab_size, DType dtype, const Limits& limits,
+                            Device device);
+
   const TransformerConfig& config() const { return config_; }
   const ParameterLayout& layout() const { return layout_; }
   int64_t vocab_size() const { return vocab_size_; }
@@ -43,6 +48,10 @@ class Transformer {
   const TensorView& gradients() const { return gradients_.view(); }  ///< the same, wide dtype
   const TransformerTensors& tensors() const { return tensors_; }
   const TensorView& rotary_table() const { return rotary_table_.view(); }
+  int64_t weight_bytes() const { return layout_.num_elements() * size_in_bytes(dtype_); }
+  int64_t gradient_bytes() const {
+    return limits_.training ? layout_.num_elements() * size_in_bytes(wide(dtype_)) : 0;
+  }
   int64_t activation_bytes() const { return arena_bytes_; }
 
   /// The hidden states after the last norm, [num_tokens, hidden_size], without dropout; valid until
@@ -98,6 +107,9 @@ class Transformer {
     TensorView logits;                                   // [chunk, vocab]
     TensorView losses;                                   // [T] wide
   };
+  struct Sketch {};  // chooses the constructor that only plans
+  Transformer(Sketch, const TransformerConfig& config, int64_t vocab_size,
+              int64_t padded_vocab_size, DType dtype, const Limits& limits, Device device);
   Activations plan(Arena& arena, int64_t num_tokens) const;
   Shape projected_shape(int64_t num_tokens) const;  // of the fused QKV product
   Dropout dropout_at(const PackedBatch& batch, int64_t site) const;

@@ -14,6 +14,12 @@ class Optimizer {
   Optimizer(const ParameterLayout& layout, const TrainingConfig& config, DType dtype,
             Device device);
 
+  /// What an optimizer of so many parameters of this dtype allocates.
+  static int64_t bytes(int64_t num_parameters, DType dtype) {
+    const int64_t copies = wide(dtype) == dtype ? 2 : 3;  // two moments, and master weights
+    return copies * num_parameters * size_in_bytes(wide(dtype));
+  }
+
   /// Sets the weights to these, [num_parameters] of the wide dtype on the host.
   void set_weights(const TensorView& weights, const TensorView& values, const Stream& stream);
   /// Rounds the master weights to `weights`, after somebody wrote them.
@@ -28,7 +34,6 @@ class Optimizer {
   const TensorView& master(const TensorView& weights) const {
     return master_.view() ? master_.view() : weights;
   }
-  int64_t bytes() const { return master_.bytes() + exp_avg_.bytes() + exp_avg_sq_.bytes(); }
   /// [1] float64 on the device: of the gradients of the last update, before clipping.
   const TensorView& grad_squares() const { return grad_squares_.view(); }
   const TensorView& exp_avg() const { return exp_avg_.view(); }        ///< flat, as the weights

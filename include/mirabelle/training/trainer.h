@@ -58,11 +58,6 @@ class Trainer {
                     int64_t checkpoint_every_steps);
   const TrainingConfig& config() const { return config_; }
 
-  /// Weights, gradients and what the optimizer keeps, on this rank.
-  int64_t state_bytes() const {
-    return model_.weights().bytes() + model_.gradients().bytes() + optimizer_.bytes();
-  }
-
   /// Trains from the newest checkpoint of the output folder, if there is an unfinished one, to
   /// max_steps, max_wall_seconds (since the trainer was made) or early stop. A finished run that
   /// stands there is moved aside. `config_text` is saved as config.yaml and in every checkpoint.
