@@ -121,8 +121,8 @@ void print_result(const json& result, const EvaluationConfig& config) {
     bands.print(std::cout);
   }
   const std::string coverage = "coverage@" + std::to_string(config.top_k.back());
-  std::cout << "\nmode " << config.mode << ", beam " << config.beam_size << ", history "
-            << result["history_length"] << " items, history "
+  std::cout << "\nmode " << config.mode << ", " << config.dtype << ", beam " << config.beam_size
+            << ", history " << result["history_length"] << " items, history "
             << (config.exclude_history ? "excluded" : "competes") << "; " << result["invalid_beams"]
             << " invalid and " << result["duplicate_beams"] << " duplicate beams, "
             << result["short_lists"] << " short lists; " << coverage << " "

@@ -10,6 +10,7 @@
 #include "mirabelle/core/logging.h"
 #include "mirabelle/evaluation/beam_search.h"
 #include "mirabelle/evaluation/exact_scoring.h"
+#include "mirabelle/kernels/convert.h"
 #include "mirabelle/tokenizer/tokenizer_file.h"
 #include "mirabelle/training/checkpoint.h"
 
@@ -34,13 +35,12 @@ class TrainedModel {
         corpus_(config.data.corpus),
         tokenizer_(read_tokenizer_file(folder_ / "tokenizer.h5")),
         model_(checked_model(config), tokenizer_.ids.vocab_size(),
-               tokenizer_.ids.padded_vocab_size(), DType::kFloat32,
+               tokenizer_.ids.padded_vocab_size(), config.evaluation.model_dtype(),
                {batch_tokens(config), max_search_tokens(tokenizer_.ids, config.data.history_length),
                 /*training=*/false},
                device) {
     check_items();
-    read_checkpoint_tensors(folder_, model_.layout(),
-                            {.weights = model_.weights(), .exp_avg = {}, .exp_avg_sq = {}});
+    read_weights();
     const EvaluationConfig& evaluation = config.evaluation;
     if (evaluation.mode == "exact") {
       scorer_ = std::make_unique<ExactScorer>(model_, tokenizer_.ids, config.data.history_length,
@@ -84,6 +84,14 @@ class TrainedModel {
                           "the section `model` is not the ", "one that ", folder_.string(),
                           " was trained with; leave it out");
     return config.model;
+  }
+
+  void read_weights() const {
+    const Buffer values({model_.layout().num_elements()}, wide(model_.dtype()), model_.device());
+    read_checkpoint_tensors(folder_, model_.layout(),
+                            {.weights = values.view(), .exp_avg = {}, .exp_avg_sq = {}});
+    round_to(model_.weights(), values.view(), stream_);
+    stream_.synchronize();
   }
 
   void check_items() const {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "mirabelle/core/profile_range.h"
+
 namespace mirabelle {
 namespace {
 
@@ -38,6 +40,7 @@ void GradientReducer::finish(const Stream& stream) {
 }
 
 void GradientReducer::start_pending(const Stream& stream) {
+  const ProfileRange range("start all-reduce");
   under_way_.push_back(group_.start_all_reduce(pending_, ReduceOp::kSum, stream));
   pending_ = TensorView();
 }

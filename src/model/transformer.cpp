@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "mirabelle/core/copy.h"
+#include "mirabelle/core/profile_range.h"
 #include "mirabelle/core/random.h"
 #include "mirabelle/kernels/attention.h"
 #include "mirabelle/kernels/cross_entropy.h"
@@ -140,6 +141,7 @@ TensorView Transformer::forward(const PackedBatch& batch, const Stream& stream) 
 }
 
 TensorView Transformer::forward_pass(const PackedBatch& batch, const Stream& stream) {
+  const ProfileRange range("forward");
   const int64_t num_tokens = batch.tokens.num_elements();
   MIRABELLE_CHECK(num_tokens <= limits_.max_tokens, "a batch of ", num_tokens,
                   " tokens, planned were at most ", limits_.max_tokens);
@@ -217,6 +219,7 @@ void Transformer::forward_backward(const PackedBatch& batch, const GradientsFina
   dropout_rate_ = config_.dropout;
   forward_pass(batch, stream);
   head_forward_backward(batch, stream);
+  const ProfileRange range("backward");
 
   const Activations& a = activations_;
   const int64_t last = config_.num_layers - 1;
@@ -244,6 +247,7 @@ void Transformer::forward_backward(const PackedBatch& batch, const GradientsFina
 }
 
 void Transformer::head_forward_backward(const PackedBatch& batch, const Stream& stream) {
+  const ProfileRange range("head");
   const Activations& a = activations_;
   const int64_t num_tokens = batch.tokens.num_elements(), rows = a.logits.shape[0];
   for (int64_t begin = 0; begin < num_tokens; begin += rows) {

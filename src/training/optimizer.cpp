@@ -1,6 +1,7 @@
 #include "mirabelle/training/optimizer.h"
 
 #include "mirabelle/core/copy.h"
+#include "mirabelle/core/profile_range.h"
 #include "mirabelle/kernels/adamw.h"
 #include "mirabelle/kernels/convert.h"
 #include "mirabelle/kernels/reduce.h"
@@ -30,6 +31,7 @@ void Optimizer::round_weights(const TensorView& weights, const Stream& stream) {
 
 void Optimizer::update(const TensorView& weights, const TensorView& gradients, int64_t step,
                        double learning_rate, const Stream& stream) {
+  const ProfileRange range("optimizer");
   sum_of_squares(grad_squares_.view(), gradients, stream);
   AdamWStep scalars;
   scalars.learning_rate = learning_rate;

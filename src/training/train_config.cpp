@@ -45,8 +45,7 @@ void TrainingConfig::check() const {
   MIRABELLE_CHECK_USAGE(max_steps >= 0, "training.max_steps must not be negative, is ", max_steps);
   MIRABELLE_CHECK_USAGE(!fit_steps_to_wall_time || max_wall_seconds > 0,
                         "training.fit_steps_to_wall_time needs training.max_wall_seconds");
-  MIRABELLE_CHECK_USAGE(dtype == "float32" || dtype == "bfloat16",
-                        "training.dtype must be float32 or bfloat16, not '", dtype, "'");
+  model_dtype();
   MIRABELLE_CHECK_USAGE(micro_batch_tokens > 0, "training.micro_batch_tokens must be positive, is ",
                         micro_batch_tokens);
   MIRABELLE_CHECK_USAGE(global_batch_tokens > 0 && global_batch_tokens % micro_batch_tokens == 0,

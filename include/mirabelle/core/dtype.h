@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <type_traits>
 
 #include "mirabelle/core/bfloat16.h"
@@ -59,6 +60,14 @@ inline int64_t size_in_bytes(DType dtype) {
       return 1;
   }
   throw_error(ErrorKind::kOther, "unknown dtype ", static_cast<int>(dtype));
+}
+
+/// The dtype of a model's weights by its name in the configuration; throws a kUsage Error that
+/// names the `key`.
+inline DType model_dtype(const char* key, const std::string& name) {
+  MIRABELLE_CHECK_USAGE(name == "float32" || name == "bfloat16", key,
+                        " must be float32 or bfloat16, not '", name, "'");
+  return name == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
 }
 
 inline const char* to_string(DType dtype) {

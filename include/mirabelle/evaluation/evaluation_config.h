@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "mirabelle/core/config_fields.h"
+#include "mirabelle/core/dtype.h"
 #include "mirabelle/core/error.h"
 
 namespace mirabelle {
@@ -13,6 +14,7 @@ struct EvaluationConfig {
   std::string checkpoint;
   std::string split = "test";
   std::string mode = "beam";
+  std::string dtype = "float32";
   int64_t beam_size = 50;
   std::vector<int64_t> top_k = {5, 10};
   bool exclude_history = true;
@@ -22,12 +24,17 @@ struct EvaluationConfig {
   int64_t bootstrap_samples = 1000;
   int64_t seed = 0;
 
+  DType model_dtype() const { return mirabelle::model_dtype("evaluation.dtype", dtype); }
+
   void visit(ConfigFields& fields) {
     fields.field("checkpoint", checkpoint,
                  "output folder of mirabelle-train (its best checkpoint), or one checkpoint");
     fields.field("split", split, "targets to predict: 'validation' or 'test'");
     fields.field("mode", mode,
                  "'beam' search, or 'exact': every item is scored by full forward passes (slow)");
+    fields.field(
+        "dtype", dtype,
+        "of weights and activations while decoding: float32 or bfloat16 (faster on a GPU)");
     fields.field("beam_size", beam_size,
                  "prefixes kept at each level, and length of a ranked list");
     fields.field("top_k", top_k, "list lengths K of recall@K, hit_rate@K and ndcg@K");
@@ -45,6 +52,7 @@ struct EvaluationConfig {
                           "evaluation.split must be 'validation' or 'test', not '", split, "'");
     MIRABELLE_CHECK_USAGE(mode == "beam" || mode == "exact",
                           "evaluation.mode must be 'beam' or 'exact', not '", mode, "'");
+    model_dtype();
     MIRABELLE_CHECK_USAGE(!top_k.empty() && std::is_sorted(top_k.begin(), top_k.end()) &&
                               std::adjacent_find(top_k.begin(), top_k.end()) == top_k.end() &&
                               top_k.front() > 0,

@@ -42,7 +42,7 @@ struct TrainingConfig {
   /// Parts of the global batch; each is packed and computed by itself.
   int64_t num_parts() const { return global_batch_tokens / micro_batch_tokens; }
 
-  DType model_dtype() const { return dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32; }
+  DType model_dtype() const { return mirabelle::model_dtype("training.dtype", dtype); }
 
   void visit(ConfigFields& fields);
   /// Throws a kUsage Error that names the field.
