@@ -14,6 +14,7 @@ void round_to(T* out, const Wide<T>* x, int64_t n, const Stream&) {
   template void round_to<Device::kCpu, T>(T*, const Wide<T>*, int64_t, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(double)
+INSTANTIATE(BFloat16)
 #undef INSTANTIATE
 
 }  // namespace mirabelle::backend

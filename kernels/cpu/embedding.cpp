@@ -19,7 +19,8 @@ void embedding_forward(T* out, const int32_t* tokens, const T* table, int64_t nu
   for (int64_t token = 0; token < num_tokens; ++token) {
     const T* row = table + tokens[token] * hidden_size;
     T* y = out + token * hidden_size;
-    for_each_kept<T>(dropout, token, hidden_size, [&](int64_t i, T keep) { y[i] = keep * row[i]; });
+    for_each_kept<Wide<T>>(dropout, token, hidden_size,
+                           [&](int64_t i, Wide<T> keep) { y[i] = static_cast<T>(keep * row[i]); });
   }
 }
 
@@ -36,9 +37,9 @@ void embedding_backward(Wide<T>* grad_table, const T* grad_out, const int32_t* t
     for (int64_t token = 0; token < num_tokens; ++token) {
       if (tokens[token] % num_threads != thread) continue;
       const T* dy = grad_out + token * hidden_size;
-      T* row = grad_table + tokens[token] * hidden_size;
-      for_each_kept<T>(dropout, token, hidden_size,
-                       [&](int64_t i, T keep) { row[i] += keep * dy[i]; });
+      Wide<T>* row = grad_table + tokens[token] * hidden_size;
+      for_each_kept<Wide<T>>(dropout, token, hidden_size,
+                             [&](int64_t i, Wide<T> keep) { row[i] += keep * dy[i]; });
     }
   }
 }
@@ -57,13 +58,14 @@ void gather_rows(T* out, const T* x, const int32_t* indices, int64_t num_out_row
   template void embedding_forward<Device::kCpu, T>(T*, const int32_t*, const T*, int64_t, int64_t, \
                                                    int64_t, const DropoutArguments&,               \
                                                    const Stream&);                                 \
-  template void embedding_backward<Device::kCpu, T>(T*, const T*, const int32_t*, int64_t,         \
+  template void embedding_backward<Device::kCpu, T>(Wide<T>*, const T*, const int32_t*, int64_t,   \
                                                     int64_t, int64_t, const DropoutArguments&,     \
                                                     const Stream&);                                \
   template void gather_rows<Device::kCpu, T>(T*, const T*, const int32_t*, int64_t, int64_t,       \
                                              int64_t, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(double)
+INSTANTIATE(BFloat16)
 #undef INSTANTIATE
 
 }  // namespace mirabelle::backend

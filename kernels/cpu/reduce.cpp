@@ -49,6 +49,7 @@ void fill_zero<Device::kCpu>(void* x, int64_t bytes, const Stream&) {
   template void sum_of_squares<Device::kCpu, T>(double*, const T*, int64_t, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(double)
+INSTANTIATE(BFloat16)
 #undef INSTANTIATE
 
 }  // namespace mirabelle::backend

@@ -25,17 +25,18 @@ void residual_rms_norm_forward(T* out, T* residual_out, Wide<T>* rstd, const T* 
     if (branch) {
       T* sum = residual_out + token * hidden_size;
       const T* b = branch + token * hidden_size;
-      for_each_kept<T>(dropout, token, hidden_size,
-                       [&](int64_t i, T keep) { sum[i] = x[i] + keep * b[i]; });
+      for_each_kept<Wide<T>>(dropout, token, hidden_size, [&](int64_t i, Wide<T> keep) {
+        sum[i] = static_cast<T>(x[i] + keep * b[i]);
+      });
       x = sum;
     }
-    T squares = 0;
+    Wide<T> squares = 0;
 #pragma omp simd reduction(+ : squares)
     for (int64_t i = 0; i < hidden_size; ++i) squares += x[i] * x[i];
-    const T r = 1 / std::sqrt(squares / hidden_size + static_cast<T>(epsilon));
+    const Wide<T> r = 1 / std::sqrt(squares / hidden_size + static_cast<Wide<T>>(epsilon));
     T* y = out + token * hidden_size;
 #pragma omp simd
-    for (int64_t i = 0; i < hidden_size; ++i) y[i] = x[i] * r * weight[i];
+    for (int64_t i = 0; i < hidden_size; ++i) y[i] = static_cast<T>(x[i] * r * weight[i]);
     rstd[token] = r;
   }
 }
@@ -50,48 +51,50 @@ void residual_rms_norm_backward(T* grad_residual, T* grad_branch, Wide<T>* grad_
                                 Wide<T>* workspace, const Stream&) {
 #pragma omp parallel for schedule(static) if (num_tokens * hidden_size > kParallelThreshold)
   for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
-    T* weight_sum = workspace + chunk * hidden_size;
-    std::fill(weight_sum, weight_sum + hidden_size, T{0});
+    Wide<T>* weight_sum = workspace + chunk * hidden_size;
+    std::fill(weight_sum, weight_sum + hidden_size, Wide<T>{0});
     const int64_t end = chunk_begin(chunk + 1, num_chunks, num_tokens);
     for (int64_t token = chunk_begin(chunk, num_chunks, num_tokens); token < end; ++token) {
       const T* x = residual_out + token * hidden_size;
       const T* dy = grad_out + token * hidden_size;
       T* dx = grad_residual + token * hidden_size;
-      const T r = rstd[token];
-      T dot = 0;
+      const Wide<T> r = rstd[token];
+      Wide<T> dot = 0;
 #pragma omp simd reduction(+ : dot)
       for (int64_t i = 0; i < hidden_size; ++i) dot += dy[i] * weight[i] * x[i];
-      const T shrink = dot * r * r * r / hidden_size;
+      const Wide<T> shrink = dot * r * r * r / hidden_size;
 #pragma omp simd
       for (int64_t i = 0; i < hidden_size; ++i) {
-        dx[i] += dy[i] * weight[i] * r - x[i] * shrink;
+        dx[i] = static_cast<T>(dx[i] + (dy[i] * weight[i] * r - x[i] * shrink));
         weight_sum[i] += dy[i] * x[i] * r;
       }
       if (grad_branch) {
         T* db = grad_branch + token * hidden_size;
-        for_each_kept<T>(dropout, token, hidden_size,
-                         [&](int64_t i, T keep) { db[i] = keep * dx[i]; });
+        for_each_kept<Wide<T>>(dropout, token, hidden_size, [&](int64_t i, Wide<T> keep) {
+          db[i] = static_cast<T>(keep * dx[i]);
+        });
       }
     }
   }
 #pragma omp parallel for simd schedule(static) if (num_chunks * hidden_size > kParallelThreshold)
   for (int64_t i = 0; i < hidden_size; ++i) {
-    T total = 0;
+    Wide<T> total = 0;
     for (int64_t chunk = 0; chunk < num_chunks; ++chunk)
       total += workspace[chunk * hidden_size + i];
     grad_weight[i] += total;
   }
 }
 
-#define INSTANTIATE(T)                                                                             \
-  template void residual_rms_norm_forward<Device::kCpu, T>(                                        \
-      T*, T*, T*, const T*, const T*, const T*, int64_t, int64_t, double, const DropoutArguments&, \
-      const Stream&);                                                                              \
-  template void residual_rms_norm_backward<Device::kCpu, T>(                                       \
-      T*, T*, T*, const T*, const T*, const T*, const T*, int64_t, int64_t, int64_t,               \
-      const DropoutArguments&, T*, const Stream&);
+#define INSTANTIATE(T)                                                                           \
+  template void residual_rms_norm_forward<Device::kCpu, T>(                                      \
+      T*, T*, Wide<T>*, const T*, const T*, const T*, int64_t, int64_t, double,                  \
+      const DropoutArguments&, const Stream&);                                                   \
+  template void residual_rms_norm_backward<Device::kCpu, T>(                                     \
+      T*, T*, Wide<T>*, const T*, const T*, const Wide<T>*, const T*, int64_t, int64_t, int64_t, \
+      const DropoutArguments&, Wide<T>*, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(double)
+INSTANTIATE(BFloat16)
 #undef INSTANTIATE
 
 }  // namespace mirabelle::backend

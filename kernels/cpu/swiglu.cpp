@@ -15,7 +15,9 @@ void swiglu_forward(T* out, const T* gate_up, int64_t num_tokens, int64_t num_bl
     const T* up = gate + block_size;
     T* y = out + row * block_size;
 #pragma omp simd
-    for (int64_t i = 0; i < block_size; ++i) y[i] = gate[i] / (1 + fast_exp(-gate[i])) * up[i];
+    for (int64_t i = 0; i < block_size; ++i) {
+      y[i] = static_cast<T>(gate[i] / (1 + fast_exp(-gate[i])) * up[i]);
+    }
   }
 }
 
@@ -33,11 +35,11 @@ void swiglu_backward(T* grad_gate_up, const T* grad_out, const T* gate_up, int64
     T* grad_up = grad_gate + block_size;
 #pragma omp simd
     for (int64_t i = 0; i < block_size; ++i) {
-      const T s = 1 / (1 + fast_exp(-gate[i]));
-      const T silu = gate[i] * s;
-      const T slope = s + silu * (1 - s);
-      grad_gate[i] = dy[i] * up[i] * slope;  // the last read of gate[i] and up[i], so the
-      grad_up[i] = dy[i] * silu;             // gradient may replace them
+      const Wide<T> s = 1 / (1 + fast_exp(-gate[i]));
+      const Wide<T> silu = gate[i] * s;
+      const Wide<T> slope = s + silu * (1 - s);
+      grad_gate[i] = static_cast<T>(dy[i] * up[i] * slope);  // the last read of gate[i] and up[i],
+      grad_up[i] = static_cast<T>(dy[i] * silu);             // so the gradient may replace them
     }
   }
 }
@@ -49,6 +51,7 @@ void swiglu_backward(T* grad_gate_up, const T* grad_out, const T* gate_up, int64
                                                  int64_t, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(double)
+INSTANTIATE(BFloat16)
 #undef INSTANTIATE
 
 }  // namespace mirabelle::backend
