@@ -72,19 +72,20 @@ void for_each_block(const int32_t* offsets, int64_t num_sequences, int64_t num_k
 }
 
 /// A block of keys and values of one head.
-template <int64_t kDim, typename T>
+template <int64_t kDim, typename W>
 struct KeyBlock {
-  alignas(64) T key_panels[kBlock * kDim];
-  alignas(64) T values[kBlock * kDim];
+  alignas(64) W key_panels[kBlock * kDim];
+  alignas(64) W values[kBlock * kDim];
   int64_t num_keys = 0;
-  const T* loaded = nullptr;
+  const void* loaded = nullptr;
 
   /// `keys` and `values` point to the first token's; does nothing if this block is here already.
+  template <typename T>
   void load(const T* keys, const T* first_value, int64_t token_stride, int64_t count,
             int64_t head_dim) {
     if (loaded == keys) return;
     transpose_rows<kDim>(key_panels, keys, token_stride, count, head_dim);
-    copy_rows<kDim, T>(values, first_value, token_stride, count, head_dim, 1);
+    copy_rows<kDim, W>(values, first_value, token_stride, count, head_dim, 1);
     num_keys = count;
     loaded = keys;
   }
@@ -92,91 +93,94 @@ struct KeyBlock {
 
 /// The softmax of a block of queries over the keys that it met so far:
 /// out = sum of exp(score - maximum) * value, sum = sum of exp(score - maximum).
-template <int64_t kDim, typename T>
+template <int64_t kDim, typename W>
 struct RunningSoftmax {
-  alignas(64) T queries[kBlock * kDim];  // times scale
-  alignas(64) T out[kBlock * kDim];
-  T maximum[kBlock];
-  T sum[kBlock];
+  alignas(64) W queries[kBlock * kDim];  // times scale
+  alignas(64) W out[kBlock * kDim];
+  W maximum[kBlock];
+  W sum[kBlock];
 
+  template <typename T>
   void start(const T* first_query, int64_t row_stride, int64_t num_rows, int64_t head_dim,
              double scale) {
-    copy_rows<kDim>(queries, first_query, row_stride, num_rows, head_dim, static_cast<T>(scale));
+    copy_rows<kDim>(queries, first_query, row_stride, num_rows, head_dim, static_cast<W>(scale));
     const int64_t padded = (num_rows + kRows - 1) / kRows * kRows;
-    std::fill(out, out + padded * kDim, T{0});
-    std::fill(maximum, maximum + num_rows, -std::numeric_limits<T>::infinity());
-    std::fill(sum, sum + num_rows, T{0});
+    std::fill(out, out + padded * kDim, W{0});
+    std::fill(maximum, maximum + num_rows, -std::numeric_limits<W>::infinity());
+    std::fill(sum, sum + num_rows, W{0});
   }
 
   /// Rows [strip, strip + num_rows) meet a block of keys.
-  void add(int64_t strip, int64_t num_rows, const KeyBlock<kDim, T>& keys, const Mask& mask) {
-    alignas(64) T scores[kStrip * kBlock];
+  void add(int64_t strip, int64_t num_rows, const KeyBlock<kDim, W>& keys, const Mask& mask) {
+    alignas(64) W scores[kStrip * kBlock];
     multiply_panels<kDim>(scores, queries + strip * kDim, keys.key_panels, num_rows, mask);
     for (int64_t r = 0; r < num_rows; ++r) {
-      T* p = scores + r * kBlock;
+      W* p = scores + r * kBlock;
       const int64_t num_seen = mask.sees(r);
-      const int64_t width = round_up_to_lanes<T>(mask.group_sees(r / kRows * kRows));
-      T largest[kLanes<T>], total[kLanes<T>] = {};
-      std::fill(largest, largest + kLanes<T>, maximum[strip + r]);
-      for (int64_t key = 0; key < width; key += kLanes<T>) {
+      const int64_t width = round_up_to_lanes<W>(mask.group_sees(r / kRows * kRows));
+      W largest[kLanes<W>], total[kLanes<W>] = {};
+      std::fill(largest, largest + kLanes<W>, maximum[strip + r]);
+      for (int64_t key = 0; key < width; key += kLanes<W>) {
         const int num_left = static_cast<int>(num_seen - key);
 #pragma omp simd
-        for (int lane = 0; lane < kLanes<T>; ++lane) {
-          const T score = lane < num_left ? p[key + lane] : -std::numeric_limits<T>::infinity();
+        for (int lane = 0; lane < kLanes<W>; ++lane) {
+          const W score = lane < num_left ? p[key + lane] : -std::numeric_limits<W>::infinity();
           largest[lane] = score > largest[lane] ? score : largest[lane];
           p[key + lane] = score;
         }
       }
-      const T new_maximum = largest_of<kLanes<T>>(largest);
+      const W new_maximum = largest_of<kLanes<W>>(largest);
       rescale(strip + r, new_maximum);
-      for (int64_t key = 0; key < width; key += kLanes<T>) {
+      for (int64_t key = 0; key < width; key += kLanes<W>) {
 #pragma omp simd
-        for (int lane = 0; lane < kLanes<T>; ++lane) {
+        for (int lane = 0; lane < kLanes<W>; ++lane) {
           p[key + lane] = fast_exp(p[key + lane] - new_maximum);  // 0 where the key is not seen
           total[lane] += p[key + lane];
         }
       }
-      sum[strip + r] += sum_of<kLanes<T>>(total);
+      sum[strip + r] += sum_of<kLanes<W>>(total);
     }
     add_weighted_values<kDim>(out + strip * kDim, scores, keys.values, num_rows, mask);
   }
 
   /// One row meets one more key.
+  template <typename T>
   void add_key(int64_t row, const T* key, const T* value, int64_t head_dim) {
-    const T* query = queries + row * kDim;
-    const T score = dot(query, key, head_dim);
+    const W* query = queries + row * kDim;
+    const W score = dot(query, key, head_dim);
     rescale(row, std::max(maximum[row], score));
-    const T p = fast_exp(score - maximum[row]);
+    const W p = fast_exp(score - maximum[row]);
     sum[row] += p;
-    T* row_out = out + row * kDim;
+    W* row_out = out + row * kDim;
 #pragma omp simd
     for (int64_t c = 0; c < head_dim; ++c) row_out[c] += p * value[c];
   }
 
-  void rescale(int64_t row, T new_maximum) {
+  void rescale(int64_t row, W new_maximum) {
     if (new_maximum == maximum[row]) return;
-    const T shrink = fast_exp(maximum[row] - new_maximum);
+    const W shrink = fast_exp(maximum[row] - new_maximum);
     maximum[row] = new_maximum;
     if (sum[row] == 0) return;  // these are the row's first keys
     sum[row] *= shrink;
-    T* row_out = out + row * kDim;
+    W* row_out = out + row * kDim;
 #pragma omp simd
     for (int64_t c = 0; c < kDim; ++c) row_out[c] *= shrink;
   }
 
+  template <typename T>
   void write(T* to, int64_t row, int64_t head_dim) const {
-    const T* row_out = out + row * kDim;
-    const T inverse = 1 / sum[row];
+    const W* row_out = out + row * kDim;
+    const W inverse = 1 / sum[row];
 #pragma omp simd
-    for (int64_t c = 0; c < head_dim; ++c) to[c] = row_out[c] * inverse;
+    for (int64_t c = 0; c < head_dim; ++c) to[c] = static_cast<T>(row_out[c] * inverse);
   }
 };
 
 template <int64_t kDim, typename T>
-void attend_block(T* out, T* log_sum, const T* qkv, const SequenceBlock& block, int64_t kv_head,
-                  const Heads& heads, double scale) {
-  KeyBlock<kDim, T> keys;
-  RunningSoftmax<kDim, T> softmax;
+void attend_block(T* out, Wide<T>* log_sum, const T* qkv, const SequenceBlock& block,
+                  int64_t kv_head, const Heads& heads, double scale) {
+  KeyBlock<kDim, Wide<T>> keys;
+  RunningSoftmax<kDim, Wide<T>> softmax;
   const int64_t stride = heads.token_stride(), num_rows = block.last - block.first;
   for (int64_t head = 0; head < heads.group_size; ++head) {
     softmax.start(qkv + block.first * stride + heads.query(kv_head, head), stride, num_rows,
@@ -203,32 +207,34 @@ void attend_block(T* out, T* log_sum, const T* qkv, const SequenceBlock& block, 
 //   dq = scale ds k,  dk = scale ds^T q.
 
 /// A strip of queries of one head and what the backward pass knows of it.
-template <int64_t kDim, typename T>
+template <int64_t kDim, typename W>
 struct QueryStrip {
-  alignas(64) T queries[kStrip * kDim];  // times scale
-  alignas(64) T grad_out[kStrip * kDim];
-  T log_sum[kStrip];
-  T delta[kStrip];
+  alignas(64) W queries[kStrip * kDim];  // times scale
+  alignas(64) W grad_out[kStrip * kDim];
+  W log_sum[kStrip];
+  W delta[kStrip];
   int64_t num_rows;
 };
 
 /// The forward pass's operands and results, and the gradient that comes in.
 template <typename T>
 struct Results {
-  const T *grad_out, *out, *log_sum, *qkv;
+  const T *grad_out, *out;
+  const Wide<T>* log_sum;
+  const T* qkv;
 };
 
 template <int64_t kDim, typename T>
-void load_strip(QueryStrip<kDim, T>& strip, const Results<T>& from, int64_t token, int64_t end,
-                int64_t kv_head, int64_t head, const Heads& heads, double scale) {
+void load_strip(QueryStrip<kDim, Wide<T>>& strip, const Results<T>& from, int64_t token,
+                int64_t end, int64_t kv_head, int64_t head, const Heads& heads, double scale) {
   const int64_t head_dim = heads.head_dim;
   const int64_t out_head = token * heads.num_heads() + kv_head * heads.group_size + head;
   strip.num_rows = std::min(kStrip, end - token);
   copy_rows<kDim>(strip.queries,
                   from.qkv + token * heads.token_stride() + heads.query(kv_head, head),
-                  heads.token_stride(), strip.num_rows, head_dim, static_cast<T>(scale));
-  copy_rows<kDim, T>(strip.grad_out, from.grad_out + out_head * head_dim, heads.out_stride(),
-                     strip.num_rows, head_dim, 1);
+                  heads.token_stride(), strip.num_rows, head_dim, static_cast<Wide<T>>(scale));
+  copy_rows<kDim, Wide<T>>(strip.grad_out, from.grad_out + out_head * head_dim, heads.out_stride(),
+                           strip.num_rows, head_dim, 1);
   for (int64_t r = 0; r < strip.num_rows; ++r) {
     const int64_t row_head = out_head + r * heads.num_heads();
     const T* out = from.out + row_head * head_dim;
@@ -238,17 +244,17 @@ void load_strip(QueryStrip<kDim, T>& strip, const Results<T>& from, int64_t toke
 }
 
 /// p and ds of a strip and a block of keys, [kStrip, kBlock].
-template <int64_t kDim, typename T>
-void score_gradients(T* p, T* ds, const QueryStrip<kDim, T>& strip, const T* key_panels,
-                     const T* value_panels, const Mask& mask) {
+template <int64_t kDim, typename W>
+void score_gradients(W* p, W* ds, const QueryStrip<kDim, W>& strip, const W* key_panels,
+                     const W* value_panels, const Mask& mask) {
   multiply_panels<kDim>(p, strip.queries, key_panels, strip.num_rows, mask);
   multiply_panels<kDim>(ds, strip.grad_out, value_panels, strip.num_rows, mask);
   for (int64_t r = 0; r < strip.num_rows; ++r) {
-    T *p_row = p + r * kBlock, *ds_row = ds + r * kBlock;
-    const T log_sum = strip.log_sum[r], delta = strip.delta[r];
+    W *p_row = p + r * kBlock, *ds_row = ds + r * kBlock;
+    const W log_sum = strip.log_sum[r], delta = strip.delta[r];
     const int64_t num_seen = mask.sees(r);
-    const int64_t width = round_up_to_lanes<T>(mask.group_sees(r / kRows * kRows));
-    std::fill(p_row + num_seen, p_row + width, -std::numeric_limits<T>::infinity());
+    const int64_t width = round_up_to_lanes<W>(mask.group_sees(r / kRows * kRows));
+    std::fill(p_row + num_seen, p_row + width, -std::numeric_limits<W>::infinity());
 #pragma omp simd
     for (int64_t j = 0; j < width; ++j) {
       p_row[j] = fast_exp(p_row[j] - log_sum);  // 0 where the key is not seen
@@ -257,13 +263,13 @@ void score_gradients(T* p, T* ds, const QueryStrip<kDim, T>& strip, const T* key
   }
 }
 
-template <typename T>
-void write_rows(T* to, int64_t row_stride, const T* tile, int64_t tile_stride, int64_t num_rows,
-                int64_t head_dim, T factor) {
+template <typename T, typename W>
+void write_rows(T* to, int64_t row_stride, const W* tile, int64_t tile_stride, int64_t num_rows,
+                int64_t head_dim, W factor) {
   for (int64_t row = 0; row < num_rows; ++row) {
 #pragma omp simd
     for (int64_t c = 0; c < head_dim; ++c) {
-      to[row * row_stride + c] = factor * tile[row * tile_stride + c];
+      to[row * row_stride + c] = static_cast<T>(factor * tile[row * tile_stride + c]);
     }
   }
 }
@@ -272,10 +278,11 @@ void write_rows(T* to, int64_t row_stride, const T* tile, int64_t tile_stride, i
 template <int64_t kDim, typename T>
 void key_gradients(T* grad_qkv, const Results<T>& from, const SequenceBlock& block, int64_t kv_head,
                    const Heads& heads, double scale) {
-  alignas(64) T key_panels[kBlock * kDim], value_panels[kBlock * kDim], keys[kBlock * kDim];
-  alignas(64) T grad_keys[kBlock * kDim], grad_values[kBlock * kDim], grad_queries[kStrip * kDim];
-  alignas(64) T p[kStrip * kBlock], ds[kStrip * kBlock];
-  QueryStrip<kDim, T> strip;
+  using W = Wide<T>;
+  alignas(64) W key_panels[kBlock * kDim], value_panels[kBlock * kDim], keys[kBlock * kDim];
+  alignas(64) W grad_keys[kBlock * kDim], grad_values[kBlock * kDim], grad_queries[kStrip * kDim];
+  alignas(64) W p[kStrip * kBlock], ds[kStrip * kBlock];
+  QueryStrip<kDim, W> strip;
   const int64_t stride = heads.token_stride(), head_dim = heads.head_dim;
   const int64_t num_keys = block.last - block.first;
   const int64_t block_key = block.first * stride + heads.key(kv_head);
@@ -283,11 +290,11 @@ void key_gradients(T* grad_qkv, const Results<T>& from, const SequenceBlock& blo
   transpose_rows<kDim>(key_panels, from.qkv + block_key, stride, num_keys, head_dim);
   transpose_rows<kDim>(value_panels, from.qkv + block_value, stride, num_keys, head_dim);
   if (block.is_whole_sequence()) {
-    copy_rows<kDim, T>(keys, from.qkv + block_key, stride, num_keys, head_dim, 1);
+    copy_rows<kDim, W>(keys, from.qkv + block_key, stride, num_keys, head_dim, 1);
   }
   const int64_t padded_keys = (num_keys + kRows - 1) / kRows * kRows;
-  std::fill(grad_keys, grad_keys + padded_keys * kDim, T{0});
-  std::fill(grad_values, grad_values + padded_keys * kDim, T{0});
+  std::fill(grad_keys, grad_keys + padded_keys * kDim, W{0});
+  std::fill(grad_values, grad_values + padded_keys * kDim, W{0});
   for (int64_t head = 0; head < heads.group_size; ++head) {
     for (int64_t query = block.first; query < block.end; query += kStrip) {
       load_strip(strip, from, query, block.end, kv_head, head, heads, scale);
@@ -296,23 +303,24 @@ void key_gradients(T* grad_qkv, const Results<T>& from, const SequenceBlock& blo
       add_to_seen_keys<kDim>(grad_values, p, strip.grad_out, strip.num_rows, mask);
       add_to_seen_keys<kDim>(grad_keys, ds, strip.queries, strip.num_rows, mask);
       if (!block.is_whole_sequence()) continue;
-      std::fill(grad_queries, grad_queries + kStrip * kDim, T{0});
+      std::fill(grad_queries, grad_queries + kStrip * kDim, W{0});
       add_weighted_values<kDim>(grad_queries, ds, keys, strip.num_rows, mask);
       write_rows(grad_qkv + query * stride + heads.query(kv_head, head), stride, grad_queries, kDim,
-                 strip.num_rows, head_dim, static_cast<T>(scale));
+                 strip.num_rows, head_dim, static_cast<W>(scale));
     }
   }
-  write_rows(grad_qkv + block_key, stride, grad_keys, kDim, num_keys, head_dim, T{1});
-  write_rows(grad_qkv + block_value, stride, grad_values, kDim, num_keys, head_dim, T{1});
+  write_rows(grad_qkv + block_key, stride, grad_keys, kDim, num_keys, head_dim, W{1});
+  write_rows(grad_qkv + block_value, stride, grad_values, kDim, num_keys, head_dim, W{1});
 }
 
 /// The gradients of a block of queries of a sequence of several blocks.
 template <int64_t kDim, typename T>
 void query_gradients(T* grad_qkv, const Results<T>& from, const SequenceBlock& block,
                      int64_t kv_head, const Heads& heads, double scale) {
-  alignas(64) T key_panels[kBlock * kDim], value_panels[kBlock * kDim], keys[kBlock * kDim];
-  alignas(64) T grad_queries[kBlock * kDim], p[kStrip * kBlock], ds[kStrip * kBlock];
-  QueryStrip<kDim, T> strips[kBlock / kStrip];
+  using W = Wide<T>;
+  alignas(64) W key_panels[kBlock * kDim], value_panels[kBlock * kDim], keys[kBlock * kDim];
+  alignas(64) W grad_queries[kBlock * kDim], p[kStrip * kBlock], ds[kStrip * kBlock];
+  QueryStrip<kDim, W> strips[kBlock / kStrip];
   const int64_t stride = heads.token_stride(), head_dim = heads.head_dim;
   const int64_t num_queries = block.last - block.first;
   for (int64_t head = 0; head < heads.group_size; ++head) {
@@ -320,23 +328,23 @@ void query_gradients(T* grad_qkv, const Results<T>& from, const SequenceBlock& b
       load_strip(strips[query / kStrip], from, block.first + query, block.last, kv_head, head,
                  heads, scale);
     }
-    std::fill(grad_queries, grad_queries + kBlock * kDim, T{0});
+    std::fill(grad_queries, grad_queries + kBlock * kDim, W{0});
     for (int64_t key = block.begin; key < block.last; key += kBlock) {
       const int64_t num_keys = std::min(kBlock, block.last - key);
       const T* first_key = from.qkv + key * stride + heads.key(kv_head);
       transpose_rows<kDim>(key_panels, first_key, stride, num_keys, head_dim);
-      copy_rows<kDim, T>(keys, first_key, stride, num_keys, head_dim, 1);
+      copy_rows<kDim, W>(keys, first_key, stride, num_keys, head_dim, 1);
       transpose_rows<kDim>(value_panels, from.qkv + key * stride + heads.value(kv_head), stride,
                            num_keys, head_dim);
       for (int64_t query = 0; query < num_queries; query += kStrip) {
-        const QueryStrip<kDim, T>& strip = strips[query / kStrip];
+        const QueryStrip<kDim, W>& strip = strips[query / kStrip];
         const Mask mask{num_keys, block.first + query - key + 1};
         score_gradients<kDim>(p, ds, strip, key_panels, value_panels, mask);
         add_weighted_values<kDim>(grad_queries + query * kDim, ds, keys, strip.num_rows, mask);
       }
     }
     write_rows(grad_qkv + block.first * stride + heads.query(kv_head, head), stride, grad_queries,
-               kDim, num_queries, head_dim, static_cast<T>(scale));
+               kDim, num_queries, head_dim, static_cast<W>(scale));
   }
 }
 
@@ -351,8 +359,8 @@ struct BeamOperands {
 template <int64_t kDim, typename T>
 void attend_beams(T* out, const BeamOperands<T>& from, int64_t begin, int64_t end, int64_t first,
                   int64_t last, int64_t kv_head, const Heads& heads, double scale) {
-  KeyBlock<kDim, T> keys;
-  RunningSoftmax<kDim, T> softmax;
+  KeyBlock<kDim, Wide<T>> keys;
+  RunningSoftmax<kDim, Wide<T>> softmax;
   const int64_t stride = heads.token_stride(), head_dim = heads.head_dim;
   for (int64_t head = 0; head < heads.group_size; ++head) {
     softmax.start(from.qkv + begin * stride + heads.query(kv_head, head), stride, end - begin,
@@ -439,17 +447,18 @@ void beam_attention(T* out, const T* qkv, const T* prefix_qkv, const int32_t* pr
 }
 
 #define INSTANTIATE(T)                                                                             \
-  template void attention_forward<Device::kCpu, T>(T*, T*, const T*, const int32_t*, int64_t,      \
-                                                   int64_t, int64_t, int64_t, int64_t, double,     \
-                                                   const Stream&);                                 \
-  template void attention_backward<Device::kCpu, T>(T*, const T*, const T*, const T*, const T*,    \
-                                                    const int32_t*, int64_t, int64_t, int64_t,     \
-                                                    int64_t, int64_t, double, const Stream&);      \
+  template void attention_forward<Device::kCpu, T>(T*, Wide<T>*, const T*, const int32_t*,         \
+                                                   int64_t, int64_t, int64_t, int64_t, int64_t,    \
+                                                   double, const Stream&);                         \
+  template void attention_backward<Device::kCpu, T>(                                               \
+      T*, const T*, const T*, const Wide<T>*, const T*, const int32_t*, int64_t, int64_t, int64_t, \
+      int64_t, int64_t, double, const Stream&);                                                    \
   template void beam_attention<Device::kCpu, T>(                                                   \
       T*, const T*, const T*, const int32_t*, const int32_t*, const T*, int64_t, int64_t, int64_t, \
       int64_t, int64_t, int64_t, double, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(double)
+INSTANTIATE(BFloat16)
 #undef INSTANTIATE
 
 }  // namespace mirabelle::backend

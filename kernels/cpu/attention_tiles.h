@@ -11,7 +11,8 @@ namespace mirabelle::backend {
 // Attention is computed on tiles: a block of keys and values is copied next to each other once (and
 // the keys transposed, so that a vector holds one feature of neighbouring keys), then strips of
 // queries meet it. Tiles live on the stack of the thread. Their rows have kDim features, head_dim
-// rounded up to one of a few sizes that the compiler knows; what is beyond head_dim is zero.
+// rounded up to one of a few sizes that the compiler knows; what is beyond head_dim is zero. They
+// have the wide dtype W of the tensors' T: rows are converted as they are copied.
 inline constexpr int64_t kBlock = 128;  // tokens in a block of keys or queries
 inline constexpr int64_t kStrip =
     32;  // queries at a time; 32 x 128 float32 scores fit the L1 cache
@@ -62,9 +63,9 @@ template <int64_t n, typename T>
   }
 }
 
-template <typename T>
-[[gnu::always_inline]] inline T dot(const T* a, const T* b, int64_t n) {
-  T sum = 0;
+template <typename W, typename T>
+[[gnu::always_inline]] inline W dot(const W* a, const T* b, int64_t n) {
+  W sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
   return sum;
@@ -73,8 +74,8 @@ template <typename T>
 /// c [kRows, kLanes] = a b, or += a b;  a(row, d) = a[row * kRowStride + d * kDepthStride].
 /// The sums stay in registers over the whole depth.
 template <int64_t kRowStride, int64_t kDepthStride, typename T>
-inline void multiply_tile(T* c, int64_t c_stride, const T* a, const T* b, int64_t b_stride,
-                          int64_t depth, bool accumulate) {
+[[gnu::always_inline]] inline void multiply_tile(T* c, int64_t c_stride, const T* a, const T* b,
+                                                 int64_t b_stride, int64_t depth, bool accumulate) {
   T sum[kRows][kLanes<T>];
   for (int64_t row = 0; row < kRows; ++row) {
     for (int64_t j = 0; j < kLanes<T>; ++j) {
@@ -95,25 +96,25 @@ inline void multiply_tile(T* c, int64_t c_stride, const T* a, const T* b, int64_
 }
 
 /// tile [num_rows rounded up to kRows, kDim] = factor * rows, filled up with zeros.
-template <int64_t kDim, typename T>
-void copy_rows(T* tile, const T* rows, int64_t row_stride, int64_t num_rows, int64_t head_dim,
-               T factor) {
+template <int64_t kDim, typename W, typename T>
+void copy_rows(W* tile, const T* rows, int64_t row_stride, int64_t num_rows, int64_t head_dim,
+               W factor) {
   for (int64_t row = 0; row < num_rows; ++row) {
     const T* from = rows + row * row_stride;
-    T* to = tile + row * kDim;
+    W* to = tile + row * kDim;
 #pragma omp simd
     for (int64_t c = 0; c < head_dim; ++c) to[c] = factor * from[c];
-    std::fill(to + head_dim, to + kDim, T{0});
+    std::fill(to + head_dim, to + kDim, W{0});
   }
   const int64_t padded = (num_rows + kRows - 1) / kRows * kRows;
-  std::fill(tile + num_rows * kDim, tile + padded * kDim, T{0});
+  std::fill(tile + num_rows * kDim, tile + padded * kDim, W{0});
 }
 
 /// panels [num_rows / kLanes rounded up, kDim, kLanes]: kLanes rows at a time, transposed.
-template <int64_t kDim, typename T>
-void transpose_rows(T* panels, const T* rows, int64_t row_stride, int64_t num_rows,
+template <int64_t kDim, typename W, typename T>
+void transpose_rows(W* panels, const T* rows, int64_t row_stride, int64_t num_rows,
                     int64_t head_dim) {
-  constexpr int64_t L = kLanes<T>;
+  constexpr int64_t L = kLanes<W>;
   static const T zeros[kDim] = {};
   for (int64_t first = 0; first < num_rows; first += L, panels += kDim * L) {
     const T* row[L];
@@ -126,7 +127,7 @@ void transpose_rows(T* panels, const T* rows, int64_t row_stride, int64_t num_ro
 #pragma GCC unroll 16
       for (int64_t i = 0; i < L; ++i) panels[c * L + i] = row[i][c];
     }
-    std::fill(panels + head_dim * L, panels + kDim * L, T{0});
+    std::fill(panels + head_dim * L, panels + kDim * L, W{0});
   }
 }
 

@@ -18,6 +18,7 @@ void copy_keys_and_values(T* kv, const T* qkv, int64_t num_tokens, int64_t kv_wi
                                                       const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(double)
+INSTANTIATE(BFloat16)
 #undef INSTANTIATE
 
 }  // namespace mirabelle::backend

@@ -31,7 +31,7 @@ void for_each_head(int64_t num_tokens, int64_t num_kv_heads, int64_t group_size,
 
 /// direction 1 rotates by the angles, -1 back.
 template <typename T>
-void move_head(T* to, const T* from, const T* cos_sin, bool is_value, T direction,
+void move_head(T* to, const T* from, const Wide<T>* cos_sin, bool is_value, Wide<T> direction,
                int64_t head_dim) {
   if (is_value) {
     std::copy_n(from, head_dim, to);
@@ -40,10 +40,10 @@ void move_head(T* to, const T* from, const T* cos_sin, bool is_value, T directio
   const int64_t half = head_dim / 2;
 #pragma omp simd
   for (int64_t i = 0; i < half; ++i) {
-    const T cosine = cos_sin[2 * i], sine = direction * cos_sin[2 * i + 1];
-    const T x = from[i], y = from[half + i];
-    to[i] = x * cosine - y * sine;
-    to[half + i] = x * sine + y * cosine;
+    const Wide<T> cosine = cos_sin[2 * i], sine = direction * cos_sin[2 * i + 1];
+    const Wide<T> x = from[i], y = from[half + i];
+    to[i] = static_cast<T>(x * cosine - y * sine);
+    to[half + i] = static_cast<T>(x * sine + y * cosine);
   }
 }
 
@@ -71,7 +71,7 @@ void split_and_rotate(T* qkv, const T* projected, const int32_t* positions, cons
   for_each_head(num_tokens, num_kv_heads, group_size, head_dim,
                 [&](int64_t token, int64_t split, int64_t fused, bool is_value) {
                   move_head(qkv + split, projected + fused, table + positions[token] * head_dim,
-                            is_value, T{1}, head_dim);
+                            is_value, 1, head_dim);
                 });
 }
 
@@ -84,20 +84,24 @@ void split_and_rotate_backward(T* grad_projected, const T* grad_qkv, const int32
   for_each_head(num_tokens, num_kv_heads, group_size, head_dim,
                 [&](int64_t token, int64_t split, int64_t fused, bool is_value) {
                   move_head(grad_projected + fused, grad_qkv + split,
-                            table + positions[token] * head_dim, is_value, T{-1}, head_dim);
+                            table + positions[token] * head_dim, is_value, -1, head_dim);
                 });
 }
 
-#define INSTANTIATE(T)                                                                             \
-  template void fill_rotary_table<Device::kCpu, T>(T*, int64_t, int64_t, double, const Stream&);   \
-  template void split_and_rotate<Device::kCpu, T>(T*, const T*, const int32_t*, const T*, int64_t, \
-                                                  int64_t, int64_t, int64_t, int64_t,              \
-                                                  const Stream&);                                  \
-  template void split_and_rotate_backward<Device::kCpu, T>(T*, const T*, const int32_t*, const T*, \
-                                                           int64_t, int64_t, int64_t, int64_t,     \
-                                                           int64_t, const Stream&);
+template void fill_rotary_table<Device::kCpu, float>(float*, int64_t, int64_t, double,
+                                                     const Stream&);
+template void fill_rotary_table<Device::kCpu, double>(double*, int64_t, int64_t, double,
+                                                      const Stream&);
+#define INSTANTIATE(T)                                                                           \
+  template void split_and_rotate<Device::kCpu, T>(T*, const T*, const int32_t*, const Wide<T>*,  \
+                                                  int64_t, int64_t, int64_t, int64_t, int64_t,   \
+                                                  const Stream&);                                \
+  template void split_and_rotate_backward<Device::kCpu, T>(                                      \
+      T*, const T*, const int32_t*, const Wide<T>*, int64_t, int64_t, int64_t, int64_t, int64_t, \
+      const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(double)
+INSTANTIATE(BFloat16)
 #undef INSTANTIATE
 
 }  // namespace mirabelle::backend
