@@ -202,6 +202,13 @@ TEST(TopKCheckTest, RefusesResultsOfOtherShapesOrTypes) {
   EXPECT_EQ(operands.error(), "indices is int64, wanted int32");
 }
 
+TEST(TopKCheckTest, RefusesBfloat16) {
+  Operands operands;
+  operands.scores = Buffer(operands.scores.view().shape, DType::kBFloat16);
+  operands.values = Buffer(operands.values.view().shape, DType::kBFloat16);
+  EXPECT_EQ(operands.error(), "no kernel for bfloat16 on cpu");
+}
+
 TEST(TopKCheckTest, RefusesOffsetsThatAreNotThoseOfTheScores) {
   Operands operands;
   operands.offsets = make_int_tensor(kBackends[0], {0, 2, 6});

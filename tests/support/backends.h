@@ -34,7 +34,8 @@ inline void PrintTo(const Backend& backend, std::ostream* out) {
 
 inline const Backend kBackends[] = {
     {Device::kCpu, DType::kFloat32, 1e-5},
-    {Device::kCpu, DType::kFloat64, 1e-12} MIRABELLE_CUDA_BACKENDS(
+    {Device::kCpu, DType::kFloat64, 1e-12},
+    {Device::kCpu, DType::kBFloat16, 1e-2} MIRABELLE_CUDA_BACKENDS(
         {Device::kCuda, DType::kFloat32, 1e-5}, {Device::kCuda, DType::kBFloat16, 1e-2})};
 
 /// Of the kernels that have no bfloat16.
