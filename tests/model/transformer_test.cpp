@@ -84,21 +84,6 @@ TEST(TransformerTest, LossOfAnUntrainedModelIsThatOfAGuess) {
   EXPECT_NEAR(total_loss(model, batch) / 60, std::log(kVocab), 0.05);
 }
 
-TEST(TransformerTest, Float32AgreesWithFloat64) {
-  TransformerConfig config = tiny_config();
-  config.dropout = 0.2;
-  Transformer single = make_tiny_model(config, kVocab, DType::kFloat32);
-  Transformer twice = make_tiny_model(config, kVocab, DType::kFloat64);
-  const TinyBatch batch({9, 40, 1}, kVocab, 2);
-  EXPECT_NEAR(total_loss(single, batch), total_loss(twice, batch), 1e-3);
-  double worst = 0;
-  for (int64_t i = 0; i < single.gradients().num_elements(); ++i) {
-    worst = std::max(
-        worst, std::abs(single.gradients().as<float>()[i] - twice.gradients().as<double>()[i]));
-  }
-  EXPECT_LT(worst, 1e-4);
-}
-
 TEST(TransformerTest, APackedSequenceKnowsNothingOfItsNeighbours) {
   Transformer model = make_tiny_model(tiny_config(), kVocab, DType::kFloat64);
   const TinyBatch both({6, 9}, kVocab, 4);

@@ -1,4 +1,4 @@
-// The whole model on the GPU against the same model in float64 on the CPU.
+// The whole model in every dtype of both backends against the same model in float64 on the CPU.
 #include <cmath>
 
 #include "mirabelle/kernels/reduce.h"
@@ -13,14 +13,13 @@ namespace {
 
 constexpr int64_t kVocab = 203, kMaxTokens = 400;
 
-/// One case for each dtype of the GPU; of heads that the tensor cores take and that they do not.
 struct Case {
-  DType dtype;
+  Backend backend;  // with the relative error of losses and outputs; gradients have ten times it
   int64_t num_heads;
-  double tolerance;
 };
 void PrintTo(const Case& c, std::ostream* out) {
-  *out << to_string(c.dtype) << "_" << c.num_heads << "_heads";
+  PrintTo(c.backend, out);
+  *out << "_" << c.num_heads << "_heads";
 }
 
 double norm(const std::vector<double>& x) { return std::sqrt(dot(x, x)); }
@@ -31,10 +30,14 @@ double relative_error(std::vector<double> actual, const std::vector<double>& exp
   return norm(actual) / norm(expected);
 }
 
-class CudaModelTest : public ::testing::TestWithParam<Case> {
+class ModelPrecisionTest : public ::testing::TestWithParam<Case> {
  protected:
+  ModelPrecisionTest() : backend_(GetParam().backend) {}
   void SetUp() override {
-    if (num_cuda_devices() == 0) GTEST_SKIP() << "no GPU";
+    if (!is_available()) GTEST_SKIP() << "no GPU";
+  }
+  static bool is_available() {
+    return GetParam().backend.device == Device::kCpu || num_cuda_devices() > 0;
   }
 
   static TransformerConfig config() {
@@ -53,62 +56,62 @@ class CudaModelTest : public ::testing::TestWithParam<Case> {
                        device);
   }
 
-  /// The same random weights, as the GPU's dtype holds them, in both models.
-  static void set_weights(const Transformer& on_cpu, const Transformer& on_gpu,
-                          const Stream& stream) {
-    initialize_weights(on_cpu.weights(), on_cpu.layout(), config(), 9);
-    std::vector<double> values = to_doubles(on_cpu.weights());
-    const Shape shape = on_cpu.weights().shape;
-    const Buffer rounded = make_tensor(Device::kCuda, GetParam().dtype, shape, values);
-    copy(on_gpu.weights(), rounded.view(), stream);
-    values = to_doubles(rounded.view());
-    std::copy(values.begin(), values.end(), on_cpu.weights().as<double>());
+  /// The same random weights, as the backend's dtype holds them, in both models.
+  void set_weights(const Transformer& expected, const Transformer& actual) {
+    initialize_weights(expected.weights(), expected.layout(), config(), 9);
+    const Buffer rounded =
+        make_tensor(backend_, expected.weights().shape, to_doubles(expected.weights()));
+    copy(actual.weights(), rounded.view(), stream_);
+    const std::vector<double> values = to_doubles(rounded.view());
+    std::copy(values.begin(), values.end(), expected.weights().as<double>());
   }
+
+  const Backend backend_;
+  const Stream stream_{is_available() ? backend_.device : Device::kCpu};
 };
 
-TEST_P(CudaModelTest, LossAndGradientsAreThoseOfTheCpu) {
-  const Stream stream(Device::kCuda);
+TEST_P(ModelPrecisionTest, LossAndGradientsAreThoseInFloat64) {
   Transformer expected = make_model(DType::kFloat64, Device::kCpu);
-  Transformer actual = make_model(GetParam().dtype, Device::kCuda);
-  set_weights(expected, actual, stream);
+  Transformer actual = make_model(backend_.dtype, backend_.device);
+  set_weights(expected, actual);
   const TinyBatch batch({1, 7, 64, 65, 150}, kVocab, 3);
   const double scale = 1.0 / static_cast<double>(batch.tokens.size());
   expected.begin_step(scale, 5, 11, Stream());
   expected.forward_backward(batch.view(), nullptr, Stream());
   const double expected_loss = *expected.loss_sum().as<double>();
-  BatchQueue batches(Device::kCuda, kMaxTokens, /*max_sequence_tokens=*/200);
+  BatchQueue batches(backend_.device, kMaxTokens, /*max_sequence_tokens=*/200);
   const auto run = [&] {
-    actual.begin_step(scale, 5, 11, stream);
+    actual.begin_step(scale, 5, 11, stream_);
     batches.push(batch.view());
-    actual.forward_backward(batches.pop(stream), nullptr, stream);
+    actual.forward_backward(batches.pop(stream_), nullptr, stream_);
     return to_doubles(actual.loss_sum())[0];
   };
   const double loss = run();
   const std::vector<double> gradients = to_doubles(actual.gradients());
-  EXPECT_NEAR(loss / expected_loss, 1, GetParam().tolerance);
-  EXPECT_LT(relative_error(gradients, to_doubles(expected.gradients())), 10 * GetParam().tolerance);
+  EXPECT_NEAR(loss / expected_loss, 1, backend_.tolerance);
+  EXPECT_LT(relative_error(gradients, to_doubles(expected.gradients())), 10 * backend_.tolerance);
 
   EXPECT_EQ(run(), loss);  // the same bits every time
   EXPECT_EQ(to_doubles(actual.gradients()), gradients);
 }
 
-// The first pass of a shape runs kernel by kernel, the second is recorded, the third only launched.
-TEST_P(CudaModelTest, ARecordedMicroStepGivesTheSameBits) {
-  const Stream stream(Device::kCuda);
+// On a GPU the first pass of a shape runs kernel by kernel, the second is recorded, the third only
+// launched.
+TEST_P(ModelPrecisionTest, ARecordedMicroStepGivesTheSameBits) {
   Transformer expected = make_model(DType::kFloat64, Device::kCpu);
-  Transformer actual = make_model(GetParam().dtype, Device::kCuda);
-  set_weights(expected, actual, stream);
+  Transformer actual = make_model(backend_.dtype, backend_.device);
+  set_weights(expected, actual);
   const TinyBatch batches[] = {TinyBatch({1, 7, 64, 65, 150}, kVocab, 3),
                                TinyBatch({30, 90}, kVocab, 4)};
   const auto run = [&](bool use_graph) {
-    BatchQueue queue(Device::kCuda, kMaxTokens, /*max_sequence_tokens=*/200);
+    BatchQueue queue(backend_.device, kMaxTokens, /*max_sequence_tokens=*/200);
     MicroStep micro_step(actual, use_graph);
     std::vector<std::vector<double>> results;
     for (int64_t step = 0; step < 4; ++step) {
-      actual.begin_step(1.0 / static_cast<double>(step + 1), 5, step, stream);
+      actual.begin_step(1.0 / static_cast<double>(step + 1), 5, step, stream_);
       for (const TinyBatch& batch : batches) {
         queue.push(batch.view());
-        micro_step.run(queue.pop(stream), nullptr, stream);
+        micro_step.run(queue.pop(stream_), nullptr, stream_);
       }
       results.push_back(to_doubles(actual.gradients()));
       results.back().push_back(to_doubles(actual.loss_sum())[0]);
@@ -122,11 +125,10 @@ TEST_P(CudaModelTest, ARecordedMicroStepGivesTheSameBits) {
   EXPECT_NE(recorded[2], recorded[3]);  // another scale, other masks
 }
 
-TEST_P(CudaModelTest, DecodesAsTheCpuDoes) {
-  const Stream stream(Device::kCuda);
+TEST_P(ModelPrecisionTest, DecodesAsInFloat64) {
   Transformer expected = make_model(DType::kFloat64, Device::kCpu);
-  Transformer actual = make_model(GetParam().dtype, Device::kCuda);
-  set_weights(expected, actual, stream);
+  Transformer actual = make_model(backend_.dtype, backend_.device);
+  set_weights(expected, actual);
   const Decoder::Limits limits = {.max_prefix_tokens = 100,
                                   .max_sequence_tokens = 80,
                                   .max_users = 3,
@@ -136,30 +138,35 @@ TEST_P(CudaModelTest, DecodesAsTheCpuDoes) {
   std::vector<int32_t> tokens(90);
   for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(i * 37 % kVocab);
   const std::vector<int32_t> offsets = {0, 1, 71, 90};
-  const auto compare = [&](const TensorView& on_gpu, const TensorView& on_cpu) {
-    EXPECT_LT(relative_error(to_doubles(on_gpu), to_doubles(on_cpu)), GetParam().tolerance);
+  const auto compare = [&](const TensorView& rows, const TensorView& expected_rows) {
+    EXPECT_LT(relative_error(to_doubles(rows), to_doubles(expected_rows)), backend_.tolerance);
   };
-  compare(decoder.prefill(tokens, offsets, stream), reference.prefill(tokens, offsets, Stream()));
-  const std::vector<int32_t> beam_offsets = {0, 40, 40,
-                                             73};  // a user without beams, more than a tile
+  compare(decoder.prefill(tokens, offsets, stream_), reference.prefill(tokens, offsets, Stream()));
+  // a user without beams, more than a tile
+  const std::vector<int32_t> beam_offsets = {0, 40, 40, 73};
   std::vector<int32_t> newest(73), parents(73);
   for (int32_t step = 0; step < 3; ++step) {
     for (int32_t row = 0; row < 73; ++row) {
       newest[row] = (row * 11 + step) % static_cast<int32_t>(kVocab);
       parents[row] = row < 40 ? (row * 7 + step) % 40 : 40 + (row * 5 + step) % 33;
     }
-    compare(decoder.step(newest, parents, beam_offsets, stream),
+    compare(decoder.step(newest, parents, beam_offsets, stream_),
             reference.step(newest, parents, beam_offsets, Stream()));
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Gpu, CudaModelTest,
-                         ::testing::Values(Case{DType::kFloat32, 4, 1e-5},
-                                           Case{DType::kFloat32, 16, 1e-5},
-                                           Case{DType::kBFloat16, 4, 1e-2},
-                                           Case{DType::kBFloat16, 2, 1e-2},
-                                           Case{DType::kBFloat16, 16, 1e-2}),
-                         ::testing::PrintToStringParamName());
+// On the GPU of heads that the tensor cores take and that they do not.
+INSTANTIATE_TEST_SUITE_P(
+    Backends, ModelPrecisionTest,
+    ::testing::Values(Case{{Device::kCpu, DType::kFloat32, 1e-6}, 4},
+                      Case{{Device::kCpu, DType::kBFloat16, 2e-3}, 4},
+                      Case{{Device::kCpu, DType::kBFloat16, 2e-3}, 16} MIRABELLE_CUDA_BACKENDS(
+                          Case{{Device::kCuda, DType::kFloat32, 1e-5}, 4},
+                          Case{{Device::kCuda, DType::kFloat32, 1e-5}, 16},
+                          Case{{Device::kCuda, DType::kBFloat16, 1e-2}, 4},
+                          Case{{Device::kCuda, DType::kBFloat16, 1e-2}, 2},
+                          Case{{Device::kCuda, DType::kBFloat16, 1e-2}, 16})),
+    ::testing::PrintToStringParamName());
 
 }  // namespace
 }  // namespace mirabelle::testing
