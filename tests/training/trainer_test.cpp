@@ -80,7 +80,7 @@ class TrainerTest : public ::testing::Test {
     TransformerConfig model_config = testing::tiny_config();
     model_config.dropout = 0.1;
     model_config.initializer_range = 0.02;
-    model_ = std::make_unique<Transformer>(model_config, 12, 64, DType::kFloat32,
+    model_ = std::make_unique<Transformer>(model_config, 12, 64, dtype_,
                                            Transformer::Limits{64, 64, true});
     BatchLoader loader(corpus_, tiny_tokens(),
                        {.seed = config.seed,
@@ -105,17 +105,30 @@ class TrainerTest : public ::testing::Test {
     }
     return values;
   }
-  std::vector<float> weights() const {
-    const float* first = model_->weights().as<float>();
-    return {first, first + model_->weights().num_elements()};
+  /// At the end of a run, in float32.
+  std::vector<float> weights(const fs::path& output) const {
+    std::vector<float> values(model_->layout().num_elements());
+    read_checkpoint_tensors(*newest_checkpoint(output), model_->layout(),
+                            {.weights = view_of(values), .exp_avg = {}, .exp_avg_sq = {}});
+    return values;
   }
 
+  DType dtype_ = DType::kFloat32;
   TemporaryFolder folder_;
   Corpus corpus_;
   std::unique_ptr<Transformer> model_;
 };
 
-TEST_F(TrainerTest, TheLossGoesDown) {
+/// Of the dtypes that models are trained in.
+class TrainerDTypeTest : public TrainerTest, public ::testing::WithParamInterface<DType> {
+ protected:
+  TrainerDTypeTest() { dtype_ = GetParam(); }
+};
+INSTANTIATE_TEST_SUITE_P(DTypes, TrainerDTypeTest,
+                         ::testing::Values(DType::kFloat32, DType::kBFloat16),
+                         [](const auto& info) { return std::string(to_string(info.param)); });
+
+TEST_P(TrainerDTypeTest, TheLossGoesDown) {
   TrainingConfig config = tiny_training(output("run"));
   config.max_steps = 60;
   const json summary = run(config);
@@ -131,10 +144,10 @@ TEST_F(TrainerTest, TheLossGoesDown) {
 TEST_F(TrainerTest, TheSameSeedGivesTheSameBitsAndAnotherSeedOthers) {
   TrainingConfig config = tiny_training(output("a"));
   run(config);
-  const std::vector<float> first = weights();
+  const std::vector<float> first = weights(output("a"));
   config.output = output("b").string();
   run(config);
-  EXPECT_EQ(weights(), first);
+  EXPECT_EQ(weights(output("b")), first);
   EXPECT_EQ(losses(output("a")), losses(output("b")));
   config.output = output("c").string();
   config.seed = 1;
@@ -142,11 +155,11 @@ TEST_F(TrainerTest, TheSameSeedGivesTheSameBitsAndAnotherSeedOthers) {
   EXPECT_NE(losses(output("a")), losses(output("c")));
 }
 
-TEST_F(TrainerTest, AResumedRunEqualsAnUninterruptedOneBitByBit) {
+TEST_P(TrainerDTypeTest, AResumedRunEqualsAnUninterruptedOneBitByBit) {
   TrainingConfig config = tiny_training(output("whole"));
   auto constant = [] { return ValidationFigures{0.5, 0.25}; };
   run(config, constant);
-  const std::vector<float> whole = weights();
+  const std::vector<float> whole = weights(output("whole"));
 
   config.output = output("broken").string();
   int validations = 0;  // at steps 5, 10, 15: dies at 15, so that 11 .. 15 are done again
@@ -157,7 +170,7 @@ TEST_F(TrainerTest, AResumedRunEqualsAnUninterruptedOneBitByBit) {
   EXPECT_THROW(run(config, dies), Error);
   EXPECT_EQ(losses(output("broken")).size(), 15u);
   run(config, constant);
-  EXPECT_EQ(weights(), whole);
+  EXPECT_EQ(weights(output("broken")), whole);
   EXPECT_EQ(losses(output("broken")), losses(output("whole")));
   EXPECT_EQ(metrics(output("broken")).size(), metrics(output("whole")).size());
 }
@@ -211,7 +224,6 @@ TEST_F(TrainerTest, StopsEarlyWhenValidationNoLongerImproves) {
 TEST_F(TrainerTest, TimingStepsChangesNothing) {
   const TrainingConfig config = tiny_training(output("run"));
   run(config);
-  const std::vector<float> untimed = weights();
 
   Transformer model(model_->config(), 12, 64, DType::kFloat32, {64, 64, true});
   BatchLoader loader(corpus_, tiny_tokens(),
@@ -225,8 +237,7 @@ TEST_F(TrainerTest, TimingStepsChangesNothing) {
   EXPECT_GT(timings[0].tokens, 192);  // four parts of at most 64 tokens, well filled
   EXPECT_LE(timings[0].tokens, 256);
   trainer.run("");
-  const float* first = model.weights().as<float>();
-  EXPECT_EQ(std::vector<float>(first, first + model.weights().num_elements()), untimed);
+  EXPECT_EQ(weights(output("timed")), weights(output("run")));
 }
 
 TEST_F(TrainerTest, WritesTheLossWithSeventeenDigits) {
