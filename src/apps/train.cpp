@@ -43,8 +43,8 @@ struct TrainingRun {
         corpus(config.data.corpus),
         ids(SemanticIds::read(config.tokenizer.file)),
         memory(plan_memory(config, ids, device, world)),
-        model(config.model, ids.vocab_size(), ids.padded_vocab_size(), model_dtype(config, device),
-              limits(config, ids), device),
+        model(config.model, ids.vocab_size(), ids.padded_vocab_size(),
+              config.training.model_dtype(), limits(config, ids), device),
         loader(corpus, token_table(ids), loader_options(config)),
         trainer(
             config.training, config.parallel, model, loader, data_parallel.get(),
@@ -52,13 +52,6 @@ struct TrainingRun {
     MIRABELLE_CHECK_DATA(ids.num_items() == corpus.num_items(), config.tokenizer.file, " knows ",
                          ids.num_items(), " items, ", config.data.corpus, " has ",
                          corpus.num_items(), "; build the tokenizer on this corpus, or --assign");
-  }
-
-  static DType model_dtype(const Config& config, Device device) {
-    const DType dtype = config.training.model_dtype();
-    MIRABELLE_CHECK_USAGE(device == Device::kCuda || dtype == DType::kFloat32,
-                          "training.dtype bfloat16 needs backend cuda in this version");
-    return dtype;
   }
 
   static Transformer::Limits limits(const Config& config, const SemanticIds& ids) {
@@ -73,7 +66,7 @@ struct TrainingRun {
                                 const Communicator& world) {
     const Transformer model =
         Transformer::sketch(config.model, ids.vocab_size(), ids.padded_vocab_size(),
-                            model_dtype(config, device), limits(config, ids), device);
+                            config.training.model_dtype(), limits(config, ids), device);
     MemoryPlan plan;
     plan.add("weights", model.weight_bytes());
     plan.add("gradients", model.gradient_bytes());

@@ -12,7 +12,7 @@ void TrainingConfig::visit(ConfigFields& fields) {
                "time the first steps, then lower max_steps to what max_wall_seconds allows");
   fields.field("seed", seed, "of weights, dropout and data order");
   fields.field("dtype", dtype,
-               "of weights and activations: float32, or (on cuda) bfloat16 with float32 master "
+               "of weights and activations: float32, or bfloat16 with float32 master "
                "weights, sums and gradients");
   fields.field("cuda_graph", cuda_graph,
                "on a GPU, launch a micro-batch as one recorded graph; false: kernel by kernel");

@@ -60,6 +60,20 @@ TEST_F(BenchProgramTest, MeasuresEveryKernelBesideItsRoofline) {
   EXPECT_NE(output().find("measured limits"), std::string::npos);
 }
 
+TEST_F(BenchProgramTest, CountsTheBytesOfBfloat16) {
+  ASSERT_EQ(bench("kernels --dtype bfloat16 --tokens 64 --sequence 32 --hidden 64 --heads 2 "
+                  "--ffn 96 --vocab 100 --json b.json"),
+            0)
+      << output();
+  const nlohmann::json result = nlohmann::json::parse(read_text_file(folder / "b.json"));
+  EXPECT_EQ(result["kernels"].size(), 29u);
+  for (const auto& kernel : result["kernels"]) {
+    if (kernel["name"] == "SwiGLU forward") {
+      EXPECT_EQ(kernel["bytes"].get<double>(), 3.0 * 64 * 96 * 2);
+    }
+  }
+}
+
 TEST_F(BenchProgramTest, TimesTrainingSteps) {
   for (const std::string lengths : {"", "--skewed "}) {
     ASSERT_EQ(bench("training --model tiny --micro-batch-tokens 256 --micro-batches 2 "

@@ -88,6 +88,18 @@ TEST_F(TrainProgramTest, LearnsAndEvaluatesOnTwoRanks) {
   EXPECT_LT(result["recall@10"].get<double>(), result["ceiling_recall@10"].get<double>());
 }
 
+TEST_F(TrainProgramTest, LearnsInBfloat16AsInFloat32) {
+  const auto last_loss = [&](const std::string& dtype) {
+    EXPECT_EQ(run("mirabelle-train --config tiny.yaml --set backend=cpu --set training.output=" +
+                  dtype + " --set training.dtype=" + dtype),
+              0)
+        << output();
+    EXPECT_NE(output().find(" threads, " + dtype), std::string::npos) << output();
+    return std::stod(losses(dtype).back().substr(7));
+  };
+  EXPECT_NEAR(last_loss("bfloat16") / last_loss("float32"), 1, 0.02);
+}
+
 TEST_F(TrainProgramTest, ItsOwnConfigurationRunsAgainToTheSameBits) {
   ASSERT_EQ(run("mirabelle-train --config tiny.yaml"), 0) << output();
   const std::vector<std::string> first = losses("run");
@@ -164,7 +176,6 @@ TEST_F(TrainProgramTest, RefusesWhatCannotBeTrainedInOneLine) {
   refused("--set parallel.tensor_parallel_size=2", 2, "tensor_parallel_size must be 1");
   refused("--set model.num_heads=5", 2, "model.hidden_size 32");
   refused("--set data.corpus=", 2, "data.corpus");
-  refused("--set backend=cpu --set training.dtype=bfloat16", 2, "bfloat16 needs backend cuda");
   refused(
       "--set training.micro_batch_tokens=1000000000 --set training.global_batch_tokens=1000000000",
       2, "where it can have");

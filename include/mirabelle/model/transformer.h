@@ -30,7 +30,7 @@ class Transformer {
     int64_t max_sequence_tokens = 0;  ///< of one sequence
     bool training = true;             ///< false: no gradients, and activations are not kept
   };
-  /// dtype: kFloat32, kBFloat16 (CUDA), or kFloat64 for checks (CPU).
+  /// dtype: kFloat32, kBFloat16, or kFloat64 for checks (CPU).
   Transformer(const TransformerConfig& config, int64_t vocab_size, int64_t padded_vocab_size,
               DType dtype, const Limits& limits, Device device = Device::kCpu);
 
