@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "cpu/check_indices.h"
+
 namespace mirabelle::backend {
 namespace {
 
@@ -20,12 +22,11 @@ class BestOf {
   /// Scores [begin, end), at most kGroup, of the segment; groups come in order.
   void add(const T* scores, int64_t begin, int64_t end) {
     // A score equal to the last of a full list comes later, so it is no candidate.
-    const bool full = size_ == k_;
-    const T threshold = full ? values_[k_ - 1] : T{0};
-    if (full && !any_above(scores, begin, end, threshold)) return;
+    const T threshold = size_ == k_ ? values_[k_ - 1] : -std::numeric_limits<T>::infinity();
+    if (!any_above(scores, begin, end, threshold)) return;
     for (int64_t i = begin; i < end; ++i) {
       waiting_[num_waiting_] = {scores[i], static_cast<int32_t>(i)};
-      num_waiting_ += !full || scores[i] > threshold;
+      num_waiting_ += scores[i] > threshold;
     }
     if (num_waiting_ >= limit_) merge();
   }
@@ -81,12 +82,16 @@ class BestOf {
 };
 
 template <typename T>
-void top_k(T* values, int32_t* indices, const T* scores, int64_t n, int64_t k) {
+void top_k(T* values, int32_t* indices, const T* scores, int64_t n, int64_t k, TopKOrder order) {
   BestOf<T> best(values, indices, k);
   for (int64_t begin = 0; begin < n; begin += kGroup) {
     best.add(scores, begin, std::min(begin + kGroup, n));
   }
   best.merge();
+  if (order == TopKOrder::kByIndex) {
+    std::sort(indices, indices + best.size());
+    for (int64_t i = 0; i < best.size(); ++i) values[i] = scores[indices[i]];
+  }
   std::fill(values + best.size(), values + k, -std::numeric_limits<T>::infinity());
   std::fill(indices + best.size(), indices + k, -1);
 }
@@ -94,19 +99,21 @@ void top_k(T* values, int32_t* indices, const T* scores, int64_t n, int64_t k) {
 }  // namespace
 
 template <Device D, typename T>
-void segmented_top_k(T* values, int32_t* indices, const T* scores, const int32_t* offsets,
-                     int64_t num_segments, int64_t k, const Stream&) {
+void segmented_top_k(T* values, int32_t* indices, const T* scores, const int32_t* sizes,
+                     int64_t num_segments, int64_t max_size, int64_t k, TopKOrder order,
+                     const Stream&) {
+  check_index_range("sizes", sizes, num_segments, 0, max_size + 1);
   if (k == 0) return;
 #pragma omp parallel for schedule(dynamic)
   for (int64_t segment = 0; segment < num_segments; ++segment) {
-    top_k(values + segment * k, indices + segment * k, scores + offsets[segment],
-          offsets[segment + 1] - offsets[segment], k);
+    top_k(values + segment * k, indices + segment * k, scores + segment * max_size, sizes[segment],
+          k, order);
   }
 }
 
 #define INSTANTIATE(T)                                                                            \
   template void segmented_top_k<Device::kCpu, T>(T*, int32_t*, const T*, const int32_t*, int64_t, \
-                                                 int64_t, const Stream&);
+                                                 int64_t, int64_t, TopKOrder, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

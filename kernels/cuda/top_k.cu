@@ -10,11 +10,12 @@ namespace mirabelle::backend {
 namespace {
 
 // A block takes a segment: it finds the k-th largest score digit by digit (radix selection),
-// collects those above it and the first of those equal to it, and sorts what it has.
+// collects those above it and the first of those equal to it, and sorts what it has. This must fit
+// into shared memory, 16 bytes each, hence kMaxTopKOnCuda.
 constexpr int kThreads = 512;
 constexpr int kDigitBits = 8;
 constexpr int kNumDigits = 1 << kDigitBits;
-constexpr int64_t kMaxK = 8192;  // what is collected must fit into shared memory, 16 bytes each
+constexpr int32_t kNoIndex = INT32_MAX;
 
 template <typename T>
 using Key = std::conditional_t<sizeof(T) == 8, unsigned long long, unsigned>;
@@ -73,7 +74,8 @@ struct Candidate {
 };
 
 template <typename T>
-__device__ bool goes_before(const Candidate<T>& a, const Candidate<T>& b) {
+__device__ bool goes_before(const Candidate<T>& a, const Candidate<T>& b, TopKOrder order) {
+  if (order == TopKOrder::kByIndex) return a.index < b.index;
   return a.key > b.key || (a.key == b.key && a.index < b.index);
 }
 
@@ -97,9 +99,11 @@ __device__ Rank rank_in_block(bool flag) {
   return rank;
 }
 
-/// All elements above the threshold, and the first num_equal that equal it, in any order.
+/// All elements above the threshold, and the first num_equal that equal it, in any order; those of
+/// -infinity without their index.
 template <typename T>
 __device__ void collect(Candidate<T>* found, const T* scores, int n, Threshold<T> threshold) {
+  const bool equal_is_none = threshold.key == key_of(-static_cast<T>(kInfinity));
   int num_above = 0, num_equal = 0;  // so far; the same in all threads
   for (int first = 0; first < n; first += kThreads) {
     const int i = first + static_cast<int>(threadIdx.x);
@@ -110,7 +114,7 @@ __device__ void collect(Candidate<T>* found, const T* scores, int n, Threshold<T
     const Rank rank_equal = rank_in_block(equal);
     if (above) found[threshold.num_equal + num_above + rank_above.before] = {key, i};
     if (equal && num_equal + rank_equal.before < threshold.num_equal) {
-      found[num_equal + rank_equal.before] = {key, i};
+      found[num_equal + rank_equal.before] = {key, equal_is_none ? kNoIndex : i};
     }
     num_above += rank_above.total;
     num_equal += rank_equal.total;
@@ -119,7 +123,7 @@ __device__ void collect(Candidate<T>* found, const T* scores, int n, Threshold<T
 
 /// Bitonic sort of a power of two of candidates.
 template <typename T>
-__device__ void sort(Candidate<T>* candidates, int size) {
+__device__ void sort(Candidate<T>* candidates, int size, TopKOrder order) {
   for (int width = 2; width <= size; width *= 2) {
     for (int distance = width / 2; distance > 0; distance /= 2) {
       __syncthreads();
@@ -128,7 +132,7 @@ __device__ void sort(Candidate<T>* candidates, int size) {
         if (other < i) continue;
         const bool forward = (i & width) == 0;
         const Candidate<T> a = candidates[i], b = candidates[other];
-        if (goes_before(b, a) == forward) {
+        if (goes_before(b, a, order) == forward) {
           candidates[i] = b;
           candidates[other] = a;
         }
@@ -140,44 +144,47 @@ __device__ void sort(Candidate<T>* candidates, int size) {
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    top_k_kernel(T* values, int32_t* indices, const T* scores, const int32_t* offsets, int k,
-                 int padded_k) {
+    top_k_kernel(T* values, int32_t* indices, const T* scores, const int32_t* sizes,
+                 int64_t max_size, int k, int padded_k, TopKOrder order) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto* found = reinterpret_cast<Candidate<T>*>(memory);
-  const int32_t begin = offsets[blockIdx.x], n = offsets[blockIdx.x + 1] - begin;
-  const int size = min(k, n);
+  const T* segment = scores + blockIdx.x * max_size;
+  const int n = sizes[blockIdx.x], size = min(k, n);
   // Padding goes behind everything: the lowest key, and an index that no element has.
-  for (int i = size + threadIdx.x; i < padded_k; i += kThreads) found[i] = {0, INT32_MAX};
+  for (int i = size + threadIdx.x; i < padded_k; i += kThreads) found[i] = {0, kNoIndex};
   if (size > 0) {
-    collect(found, scores + begin, n, find_threshold(scores + begin, n, size));
-    sort(found, padded_k);
+    collect(found, segment, n, find_threshold(segment, n, size));
+    sort(found, padded_k, order);
   }
   for (int i = threadIdx.x; i < k; i += kThreads) {
     const int64_t out = static_cast<int64_t>(blockIdx.x) * k + i;
-    values[out] = i < size ? scores[begin + found[i].index] : -static_cast<T>(kInfinity);
-    indices[out] = i < size ? found[i].index : -1;
+    const int32_t index = i < size ? found[i].index : kNoIndex;
+    values[out] = index != kNoIndex ? segment[index] : -static_cast<T>(kInfinity);
+    indices[out] = index != kNoIndex ? index : -1;
   }
 }
 
 }  // namespace
 
 template <Device D, typename T>
-void segmented_top_k(T* values, int32_t* indices, const T* scores, const int32_t* offsets,
-                     int64_t num_segments, int64_t k, const Stream& stream) {
+void segmented_top_k(T* values, int32_t* indices, const T* scores, const int32_t* sizes,
+                     int64_t num_segments, int64_t max_size, int64_t k, TopKOrder order,
+                     const Stream& stream) {
   if (k == 0 || num_segments == 0) return;
-  MIRABELLE_CHECK(k <= kMaxK, "the top ", k, " are wanted; on CUDA at most ", kMaxK);
+  MIRABELLE_CHECK(k <= kMaxTopKOnCuda, "the top ", k, " are wanted; on CUDA at most ",
+                  kMaxTopKOnCuda);
   const auto padded_k = static_cast<int>(std::bit_ceil(static_cast<uint64_t>(k)));
   const auto bytes = static_cast<int>(padded_k * sizeof(Candidate<T>));
   CUDA_CHECK(
       cudaFuncSetAttribute(top_k_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   top_k_kernel<T><<<num_segments, kThreads, bytes, stream.cuda()>>>(
-      values, indices, scores, offsets, static_cast<int>(k), padded_k);
+      values, indices, scores, sizes, max_size, static_cast<int>(k), padded_k, order);
   CUDA_CHECK(cudaGetLastError());
 }
 
 #define INSTANTIATE(T)                                                                             \
   template void segmented_top_k<Device::kCuda, T>(T*, int32_t*, const T*, const int32_t*, int64_t, \
-                                                  int64_t, const Stream&);
+                                                  int64_t, int64_t, TopKOrder, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

@@ -1,20 +1,20 @@
 #include "mirabelle/evaluation/beam_search.h"
 
 #include <algorithm>
-#include <cmath>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <unordered_set>
 
 #include "mirabelle/core/copy.h"
-#include "mirabelle/core/dispatch.h"
 #include "mirabelle/core/error.h"
+#include "mirabelle/kernels/reduce.h"
 #include "mirabelle/kernels/top_k.h"
 
 namespace mirabelle {
 namespace {
 
-constexpr double kExcluded = -std::numeric_limits<double>::infinity();
+constexpr double kNone = -std::numeric_limits<double>::infinity();
 
 Decoder::Limits decoder_limits(const SemanticIds& ids, const BeamSearch::Limits& limits) {
   const int64_t beams = std::min(limits.beam_size, ids.num_items());
@@ -32,7 +32,32 @@ const Transformer& checked(const Transformer& model, const SemanticIds& ids,
                         limits.beam_size, ", ", limits.batch_users, ", ", limits.history_length);
   MIRABELLE_CHECK_DATA(model.vocab_size() == ids.vocab_size(), "the model has ", model.vocab_size(),
                        " tokens, the tokenizer ", ids.vocab_size());
+  MIRABELLE_CHECK_USAGE(model.device() == Device::kCpu ||
+                            std::min(limits.beam_size, ids.num_items()) <= kMaxTopKOnCuda,
+                        "a beam size of ", limits.beam_size, " is wanted; on CUDA at most ",
+                        kMaxTopKOnCuda);
   return model;
+}
+
+/// The most children that `width` nodes of a depth can have together.
+int64_t most_children(const SemanticIdTrie& trie, int64_t depth, int64_t width) {
+  std::vector<int64_t> counts(trie.num_nodes(depth));
+  for (size_t node = 0; node < counts.size(); ++node) {
+    counts[node] = static_cast<int64_t>(trie.children(depth, node).tokens.size());
+  }
+  std::nth_element(counts.begin(), counts.begin() + width, counts.end(), std::greater<>());
+  return std::accumulate(counts.begin(), counts.begin() + width, int64_t{0});
+}
+
+Buffer on_device(const std::vector<int32_t>& values, const Stream& stream) {
+  Buffer buffer({static_cast<int64_t>(values.size())}, DType::kInt32, stream.device());
+  copy(buffer.view(), view_of(values), stream);
+  return buffer;
+}
+
+/// The first elements of x.
+TensorView first_of(const TensorView& x, const Shape& shape) {
+  return x.reshaped({x.num_elements()}).rows(0, shape.num_elements()).reshaped(shape);
 }
 
 }  // namespace
@@ -41,10 +66,15 @@ BeamSearch::BeamSearch(const Transformer& model, const SemanticIds& ids, const L
     : ids_(ids),
       limits_(limits),
       trie_(ids),
-      path_(ids.num_items() * ids.num_levels()),
       decoder_(checked(model, ids, limits), decoder_limits(ids, limits)) {
-  const int64_t num_levels = ids.num_levels();
-  std::vector<std::vector<int64_t>> parent(num_levels + 1);
+  index_items();
+  make_levels(model.device());
+}
+
+/// path_ and items_below_.
+void BeamSearch::index_items() {
+  const int64_t num_levels = ids_.num_levels();
+  std::vector<std::vector<int32_t>> parent(num_levels + 1);
   for (int64_t depth = 0; depth < num_levels; ++depth) {
     parent[depth + 1].resize(trie_.num_nodes(depth + 1));
     for (int64_t node = 0; node < trie_.num_nodes(depth); ++node) {
@@ -56,14 +86,47 @@ BeamSearch::BeamSearch(const Transformer& model, const SemanticIds& ids, const L
   for (int64_t depth = 0; depth <= num_levels; ++depth) {
     items_below_[depth].resize(trie_.num_nodes(depth));
   }
-  for (int64_t leaf = 0; leaf < ids.num_items(); ++leaf) {
-    int64_t node = leaf;
+  path_.resize(ids_.num_items() * num_levels);
+  for (int64_t leaf = 0; leaf < ids_.num_items(); ++leaf) {
+    auto node = static_cast<int32_t>(leaf);
     for (int64_t depth = num_levels; depth > 0; --depth) {
       path_[trie_.item(leaf) * num_levels + depth - 1] = node;
       ++items_below_[depth][node];
       node = parent[depth][node];
     }
   }
+}
+
+/// The tree, and memory for the beams and candidates of a batch.
+void BeamSearch::make_levels(Device device) {
+  const int64_t num_levels = ids_.num_levels();
+  const Stream stream(device);
+  int64_t max_width = 1, max_candidates = 0;
+  for (int64_t depth = 0; depth < num_levels; ++depth) {
+    std::vector<int32_t> first_child, child_tokens;
+    for (int64_t node = 0; node < trie_.num_nodes(depth); ++node) {
+      const std::span<const int32_t> tokens = trie_.children(depth, node).tokens;
+      first_child.push_back(static_cast<int32_t>(child_tokens.size()));
+      child_tokens.insert(child_tokens.end(), tokens.begin(), tokens.end());
+    }
+    first_child.push_back(static_cast<int32_t>(child_tokens.size()));
+    levels_.push_back({.first_child = on_device(first_child, stream),
+                       .child_tokens = on_device(child_tokens, stream),
+                       .width = std::min(limits_.beam_size, trie_.num_nodes(depth + 1)),
+                       .max_candidates = most_children(trie_, depth, width(depth))});
+    max_width = std::max(max_width, levels_.back().width);
+    max_candidates = std::max(max_candidates, levels_.back().max_candidates);
+  }
+  const int64_t users = limits_.batch_users;
+  const int64_t max_beams = users * max_width;
+  beam_scores_ = Buffer({num_levels + 1, max_beams}, DType::kFloat64, device);
+  beam_rows_ = Buffer({3 * (num_levels + 1), max_beams}, DType::kInt32, device);
+  chosen_ = Buffer({max_beams}, DType::kInt32, device);
+  candidate_scores_ = Buffer({users * max_candidates}, DType::kFloat64, device);
+  candidate_sizes_ = Buffer({users}, DType::kInt32, device);
+  candidate_offsets_ = Buffer({users * (max_width + 1)}, DType::kInt32, device);
+  not_finite_ = Buffer({1}, DType::kInt32, device);
+  stream.synchronize();
 }
 
 RankedLists BeamSearch::search(std::span<const RecommendationQuery> queries, const Stream& stream) {
@@ -77,22 +140,31 @@ RankedLists BeamSearch::search(std::span<const RecommendationQuery> queries, con
 
 void BeamSearch::search_batch(std::span<const RecommendationQuery> queries, RankedLists& out,
                               const Stream& stream) {
-  // Before the first level every user has one beam, the root.
-  Beams beams;
-  beams.offsets.resize(queries.size() + 1);
-  std::iota(beams.offsets.begin(), beams.offsets.end(), 0);
-  beams.nodes.assign(queries.size(), 0);
-  beams.scores.assign(queries.size(), 0);
-  beams.tokens.assign(queries.size() * ids_.num_levels(), 0);
-  Candidates candidates;
+  const auto num_users = static_cast<int64_t>(queries.size());
+  const std::vector<ExcludedNodes> excluded = upload_excluded(queries, stream);
+  fill_zero(not_finite_.view(), stream);
+  TensorView log_probabilities = prefill(queries, stream);
   for (int64_t depth = 0; depth < ids_.num_levels(); ++depth) {
-    const TensorView log_probabilities =
-        depth == 0 ? prefill(queries, stream) : step(beams, depth, stream);
-    expand(candidates, beams, depth, on_host(log_probabilities, host_log_probabilities_, stream),
-           queries);
-    beams = select(candidates, beams, depth);
+    if (depth > 0) {
+      const BeamRows beams = beam_rows(beam_rows_.view(), depth, num_users);
+      log_probabilities = decoder_.step(beams.tokens, beams.parents, stream);
+    }
+    advance(depth, num_users, log_probabilities, excluded[depth], stream);
   }
-  append_lists(beams, queries, out);
+  append_lists(queries, out, stream);
+}
+
+TensorView BeamSearch::beam_scores(int64_t depth, int64_t num_users) const {
+  return first_of(beam_scores_.view().rows(depth, depth + 1), {num_users, width(depth)});
+}
+
+/// `all`: beam_rows_, or a copy of it.
+BeamSearch::BeamRows BeamSearch::beam_rows(const TensorView& all, int64_t depth,
+                                           int64_t num_users) const {
+  const auto part = [&](int64_t i) {
+    return first_of(all.rows(3 * depth + i, 3 * depth + i + 1), {num_users, width(depth)});
+  };
+  return {.nodes = part(0), .tokens = part(1), .parents = part(2)};
 }
 
 TensorView BeamSearch::prefill(std::span<const RecommendationQuery> queries, const Stream& stream) {
@@ -112,140 +184,118 @@ TensorView BeamSearch::prefill(std::span<const RecommendationQuery> queries, con
   return decoder_.prefill(tokens, offsets, stream);
 }
 
-TensorView BeamSearch::step(const Beams& beams, int64_t depth, const Stream& stream) {
-  std::vector<int32_t> newest(beams.nodes.size());
-  for (size_t row = 0; row < newest.size(); ++row) {
-    newest[row] = beams.tokens[row * ids_.num_levels() + depth - 1];
-  }
-  return decoder_.step(newest, beams.parents, beams.offsets, stream);
-}
-
 /// The nodes of depth `depth` + 1 below which there are only excluded items, ascending.
-std::vector<int64_t> BeamSearch::excluded_children(std::span<const int32_t> excluded,
+std::vector<int32_t> BeamSearch::excluded_children(std::span<const int32_t> excluded,
                                                    int64_t depth) const {
-  std::vector<int64_t> nodes, full;
+  std::vector<int32_t> nodes, full;
   for (int32_t item : excluded) nodes.push_back(path_[item * ids_.num_levels() + depth]);
   std::sort(nodes.begin(), nodes.end());
   for (size_t i = 0; i < nodes.size();) {
     const size_t begin = i;
     while (i < nodes.size() && nodes[i] == nodes[begin]) ++i;
-    if (static_cast<int64_t>(i - begin) == items_below_[depth + 1][nodes[begin]]) {
+    if (static_cast<int32_t>(i - begin) == items_below_[depth + 1][nodes[begin]]) {
       full.push_back(nodes[begin]);
     }
   }
   return full;
 }
 
-void BeamSearch::expand(Candidates& candidates, const Beams& beams, int64_t depth,
-                        const TensorView& log_probabilities,
-                        std::span<const RecommendationQuery> queries) const {
-  const int64_t num_users = static_cast<int64_t>(queries.size());
-  std::vector<int64_t> first_candidate(beams.nodes.size() + 1, 0);
-  for (size_t row = 0; row < beams.nodes.size(); ++row) {
-    const size_t num_children = trie_.children(depth, beams.nodes[row]).tokens.size();
-    first_candidate[row + 1] = first_candidate[row] + static_cast<int64_t>(num_children);
+/// By depth of the parents; in one copy.
+std::vector<ExcludedNodes> BeamSearch::upload_excluded(std::span<const RecommendationQuery> queries,
+                                                       const Stream& stream) {
+  const auto num_users = static_cast<int64_t>(queries.size());
+  std::vector<std::vector<int32_t>> nodes(ids_.num_levels() * num_users);
+#pragma omp parallel for schedule(dynamic)
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    nodes[i] = excluded_children(queries[i % num_users].excluded, i / num_users);
   }
-  const int64_t total = first_candidate.back();
-  MIRABELLE_CHECK(total <= std::numeric_limits<int32_t>::max(), total,
-                  " candidates in one batch; lower evaluation.batch_users");
-  candidates.scores.resize(total);
-  candidates.nodes.resize(total);
-  candidates.tokens.resize(total);
-  candidates.parents.resize(total);
-  candidates.offsets.resize(num_users + 1);
-  for (int64_t user = 0; user <= num_users; ++user) {
-    candidates.offsets[user] = static_cast<int32_t>(first_candidate[beams.offsets[user]]);
-  }
-
-  const int64_t vocab_size = ids_.vocab_size();
-  bool all_finite = true;
-  dispatch(log_probabilities.device, log_probabilities.dtype, [&]<Device D, typename T>() {
-    const T* log_probability = log_probabilities.as<T>();
-#pragma omp parallel for schedule(dynamic) reduction(&& : all_finite)
-    for (int64_t user = 0; user < num_users; ++user) {
-      const std::vector<int64_t> excluded = excluded_children(queries[user].excluded, depth);
-      auto next_excluded = excluded.begin();
-      for (int64_t row = beams.offsets[user]; row < beams.offsets[user + 1]; ++row) {
-        const SemanticIdTrie::Children children = trie_.children(depth, beams.nodes[row]);
-        const T* of_row = log_probability + row * vocab_size;
-        for (size_t i = 0; i < children.tokens.size(); ++i) {
-          const int64_t out = first_candidate[row] + static_cast<int64_t>(i);
-          const int64_t node = children.first_node + static_cast<int64_t>(i);
-          const double score = beams.scores[row] + static_cast<double>(of_row[children.tokens[i]]);
-          all_finite = all_finite && std::isfinite(score);
-          candidates.scores[out] = score;
-          candidates.nodes[out] = node;
-          candidates.tokens[out] = children.tokens[i];
-          candidates.parents[out] = static_cast<int32_t>(row);
-          // Nodes ascend over a user's candidates, as the excluded ones do.
-          while (next_excluded != excluded.end() && *next_excluded < node) ++next_excluded;
-          if (next_excluded != excluded.end() && *next_excluded == node) {
-            candidates.scores[out] = kExcluded;
-          }
-        }
-      }
+  std::vector<int32_t> all;  // for each depth the users' offsets, then their nodes
+  for (int64_t depth = 0; depth < ids_.num_levels(); ++depth) {
+    const auto of_depth = std::span(nodes).subspan(depth * num_users, num_users);
+    all.push_back(0);
+    for (const auto& of_user : of_depth) {
+      all.push_back(all.back() + static_cast<int32_t>(of_user.size()));
     }
-  });
-  MIRABELLE_CHECK(all_finite, "the model gives log-probabilities that are not finite");
+    for (const auto& of_user : of_depth) all.insert(all.end(), of_user.begin(), of_user.end());
+  }
+  const auto size = static_cast<int64_t>(all.size());
+  if (excluded_.view().num_elements() < size) {
+    excluded_ = Buffer({size}, DType::kInt32, stream.device());
+  }
+  const TensorView on_device = excluded_.view().rows(0, size);
+  copy(on_device, view_of(all), stream);
+  std::vector<ExcludedNodes> views;
+  for (int64_t begin = 0; begin < size;) {
+    const int64_t first_node = begin + num_users + 1, end = first_node + all[first_node - 1];
+    views.push_back(
+        {.nodes = on_device.rows(first_node, end), .offsets = on_device.rows(begin, first_node)});
+    begin = end;
+  }
+  return views;
 }
 
-/// The best candidates of each user: in the order of codes, or best first after the last level.
-BeamSearch::Beams BeamSearch::select(const Candidates& candidates, const Beams& beams,
-                                     int64_t depth) const {
-  const int64_t num_users = static_cast<int64_t>(candidates.offsets.size()) - 1;
-  const int64_t num_levels = ids_.num_levels();
-  const int64_t k = std::min(limits_.beam_size, ids_.num_items());
-  std::vector<double> values(num_users * k);
-  std::vector<int32_t> indices(num_users * k);
-  segmented_top_k(view_of(values.data(), {num_users, k}), view_of(indices.data(), {num_users, k}),
-                  view_of(candidates.scores), view_of(candidates.offsets), Stream());
-  Beams next;
-  next.offsets.assign(num_users + 1, 0);
-  for (int64_t user = 0; user < num_users; ++user) {
-    const double* best = values.data() + user * k;
-    const int64_t size = std::find(best, best + k, kExcluded) - best;
-    next.offsets[user + 1] = next.offsets[user] + static_cast<int32_t>(size);
-    if (depth + 1 < num_levels) std::sort(&indices[user * k], &indices[user * k] + size);
-  }
-  next.nodes.resize(next.offsets.back());
-  next.scores.resize(next.offsets.back());
-  next.parents.resize(next.offsets.back());
-  next.tokens.resize(next.offsets.back() * num_levels);
-#pragma omp parallel for schedule(static)
-  for (int64_t user = 0; user < num_users; ++user) {
-    for (int64_t row = next.offsets[user]; row < next.offsets[user + 1]; ++row) {
-      const int64_t chosen =
-          candidates.offsets[user] + indices[user * k + row - next.offsets[user]];
-      const int64_t parent = candidates.parents[chosen];
-      next.nodes[row] = candidates.nodes[chosen];
-      next.scores[row] = candidates.scores[chosen];
-      next.parents[row] = candidates.parents[chosen];
-      std::copy_n(&beams.tokens[parent * num_levels], depth, &next.tokens[row * num_levels]);
-      next.tokens[row * num_levels + depth] = candidates.tokens[chosen];
-    }
-  }
-  return next;
+/// One level down the tree: the best children of each user's beams are the next beams, in the order
+/// of codes, or best first after the last level.
+void BeamSearch::advance(int64_t depth, int64_t num_users, const TensorView& log_probabilities,
+                         const ExcludedNodes& excluded, const Stream& stream) {
+  const Level& level = levels_[depth];
+  const TrieLevel trie = {level.first_child.view(), level.child_tokens.view()};
+  const TensorView scores = beam_scores(depth, num_users);
+  const TensorView nodes = beam_rows(beam_rows_.view(), depth, num_users).nodes;
+  const TensorView next_scores = beam_scores(depth + 1, num_users);
+  const BeamRows next = beam_rows(beam_rows_.view(), depth + 1, num_users);
+  const TensorView chosen = first_of(chosen_.view(), next.nodes.shape);
+  const BeamCandidates candidates = {
+      .scores = first_of(candidate_scores_.view(), {num_users, level.max_candidates}),
+      .sizes = first_of(candidate_sizes_.view(), {num_users}),
+      .offsets = first_of(candidate_offsets_.view(), {num_users, width(depth) + 1})};
+  const bool is_last = depth + 1 == ids_.num_levels();
+  expand_beams(candidates, not_finite_.view(), log_probabilities, {scores, nodes}, trie, excluded,
+               stream);
+  segmented_top_k(next_scores, chosen, candidates.scores, candidates.sizes,
+                  is_last ? TopKOrder::kBestFirst : TopKOrder::kByIndex, stream);
+  select_beams(next.nodes, next.tokens, next.parents, chosen, candidates.offsets, nodes, trie,
+               stream);
 }
 
-/// Checks every beam against the table of semantic IDs, independently of how it was found.
-void BeamSearch::append_lists(const Beams& beams, std::span<const RecommendationQuery> queries,
-                              RankedLists& out) const {
+/// Checks the tokens that were decoded for every beam against the table of semantic IDs,
+/// independently of how they were found.
+void BeamSearch::append_lists(std::span<const RecommendationQuery> queries, RankedLists& out,
+                              const Stream& stream) {
+  const auto num_users = static_cast<int64_t>(queries.size()), num_levels = ids_.num_levels();
+  const TensorView not_finite = on_host(not_finite_.view(), host_not_finite_, stream);
+  MIRABELLE_CHECK(not_finite.as<int32_t>()[0] == 0,
+                  "the model gives log-probabilities that are not finite");
+  const TensorView host_scores = on_host(beam_scores(num_levels, num_users), host_scores_, stream);
+  const TensorView host_rows = on_host(beam_rows_.view(), host_rows_, stream);
+  const double* scores = host_scores.as<double>();
+  std::vector<BeamRows> rows;  // by depth
+  for (int64_t depth = 0; depth <= num_levels; ++depth) {
+    rows.push_back(beam_rows(host_rows, depth, num_users));
+  }
+  const auto matches = [&](int64_t row, int32_t item) {
+    bool same = true;
+    for (int64_t depth = num_levels; depth > 0; --depth) {
+      same = same && rows[depth].tokens.as<int32_t>()[row] == ids_.token(item, depth - 1);
+      row = rows[depth].parents.as<int32_t>()[row];
+    }
+    return same;
+  };
   std::unordered_set<int32_t> seen;
-  for (size_t user = 0; user < queries.size(); ++user) {
+  for (int64_t user = 0; user < num_users; ++user) {
     const std::span<const int32_t> excluded = queries[user].excluded;
+    const int64_t begin = user * width(num_levels), end = begin + width(num_levels);
     seen.clear();
-    for (int64_t row = beams.offsets[user]; row < beams.offsets[user + 1]; ++row) {
-      const int32_t item = trie_.item(beams.nodes[row]);
-      bool valid = !std::binary_search(excluded.begin(), excluded.end(), item);
-      for (int64_t level = 0; level < ids_.num_levels(); ++level) {
-        valid = valid && beams.tokens[row * ids_.num_levels() + level] == ids_.token(item, level);
-      }
+    for (int64_t row = begin; row < end && scores[row] > kNone; ++row) {
+      const int32_t item = trie_.item(rows[num_levels].nodes.as<int32_t>()[row]);
+      const bool valid =
+          matches(row, item) && !std::binary_search(excluded.begin(), excluded.end(), item);
       const bool repeated = !seen.insert(item).second;
       out.num_invalid += !valid;
       out.num_duplicates += valid && repeated;
       if (!valid || repeated) continue;
       out.items.push_back(item);
-      out.scores.push_back(beams.scores[row]);
+      out.scores.push_back(scores[row]);
     }
     out.offsets.push_back(static_cast<int64_t>(out.items.size()));
   }

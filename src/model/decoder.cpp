@@ -6,6 +6,7 @@
 
 #include "mirabelle/core/copy.h"
 #include "mirabelle/kernels/attention.h"
+#include "mirabelle/kernels/beam.h"
 #include "mirabelle/kernels/cross_entropy.h"
 #include "mirabelle/kernels/embedding.h"
 #include "mirabelle/kernels/key_value_cache.h"
@@ -53,7 +54,6 @@ Decoder::Scratch Decoder::plan_scratch(Arena& arena, int64_t num_tokens) const {
   s.attention_log_sum = take_wide({num_tokens, c.num_heads});
   s.gate_up = take({num_tokens, blocks, 2, c.ffn_hidden_size / blocks});
   s.swiglu_out = take({num_tokens, c.ffn_hidden_size});
-  s.tokens = arena.allocate({num_tokens}, DType::kInt32);
   s.positions = arena.allocate({num_tokens}, DType::kInt32);
   return s;
 }
@@ -74,10 +74,10 @@ Decoder::Memory Decoder::plan(Arena& arena) const {
           take({limits_.max_steps * limits_.max_beams, 2, c.num_kv_heads, c.head_dim()}));
     }
   }
+  m.prefix_tokens = arena.allocate({limits_.max_prefix_tokens}, DType::kInt32);
   m.last_rows = arena.allocate({limits_.max_users}, DType::kInt32);
   m.prefix_offsets = arena.allocate({limits_.max_users + 1}, DType::kInt32);
   m.beam_offsets = arena.allocate({limits_.max_users + 1}, DType::kInt32);
-  m.parents = arena.allocate({limits_.max_beams}, DType::kInt32);
   m.logits = arena.allocate({rows, model_.vocab_size()}, wide(model_.dtype()));
   return m;
 }
@@ -92,7 +92,6 @@ Decoder::Scratch Decoder::Scratch::first_rows(int64_t n) const {
           attention_log_sum.rows(0, n),
           gate_up.rows(0, n),
           swiglu_out.rows(0, n),
-          tokens.rows(0, n),
           positions.rows(0, n)};
 }
 
@@ -137,25 +136,26 @@ TensorView Decoder::prefill(std::span<const int32_t> tokens,
                   num_users, " histories of ", num_tokens, " tokens; planned were at most ",
                   limits_.max_users, " and ", limits_.max_prefix_tokens);
   const Scratch s = memory_.prefix.first_rows(num_tokens);
-  prefix_offsets_.assign(prefix_offsets.begin(), prefix_offsets.end());
+  num_users_ = num_users;
+  num_prefix_tokens_ = num_tokens;
   num_steps_ = 0;
   num_beams_ = 0;
   std::vector<int32_t> positions(num_tokens), last_rows(num_users);
   for (int64_t user = 0; user < num_users; ++user) {
-    const int32_t begin = prefix_offsets_[user], end = prefix_offsets_[user + 1];
+    const int32_t begin = prefix_offsets[user], end = prefix_offsets[user + 1];
     MIRABELLE_CHECK(begin < end && end - begin <= limits_.max_sequence_tokens, "history ", user,
                     " has ", end - begin, " tokens, wanted 1 to ", limits_.max_sequence_tokens);
     std::iota(positions.begin() + begin, positions.begin() + end, 0);
     last_rows[user] = end - 1;
   }
-  upload(s.tokens, tokens, stream);
+  const TensorView device_tokens = upload(memory_.prefix_tokens, tokens, stream);
   upload(s.positions, positions, stream);
   const TensorView rows = upload(memory_.last_rows, last_rows, stream);
-  const TensorView offsets = upload(memory_.prefix_offsets, prefix_offsets_, stream);
+  const TensorView offsets = upload(memory_.prefix_offsets, prefix_offsets, stream);
 
   const int64_t last = model_.config().num_layers - 1;
   const double scale = 1 / std::sqrt(static_cast<double>(model_.config().head_dim()));
-  embedding_forward(s.residual, s.tokens, model_.tensors().embedding, {}, stream);
+  embedding_forward(s.residual, device_tokens, model_.tensors().embedding, {}, stream);
   for (int64_t layer = 0; layer <= last; ++layer) {
     const TensorView qkv = memory_.prefix_qkv[layer].rows(0, num_tokens);
     project(layer, s, qkv, stream);
@@ -170,35 +170,29 @@ TensorView Decoder::prefill(std::span<const int32_t> tokens,
   return log_probabilities(newest, stream);
 }
 
-TensorView Decoder::step(std::span<const int32_t> tokens, std::span<const int32_t> parents,
-                         std::span<const int32_t> beam_offsets, const Stream& stream) {
-  const auto num_beams = static_cast<int64_t>(tokens.size());
-  const int64_t num_users = static_cast<int64_t>(prefix_offsets_.size()) - 1;
+TensorView Decoder::step(const TensorView& tokens, const TensorView& parents,
+                         const Stream& stream) {
+  MIRABELLE_CHECK(tokens.shape.rank() == 2 && tokens.shape[0] == num_users_ &&
+                      (num_steps_ == 0 || parents.shape == tokens.shape),
+                  "tokens has shape ", tokens.shape, ", parents ", parents.shape, ": wanted [",
+                  num_users_, ", beams_per_user] both");
+  const int64_t num_beams = tokens.num_elements();
   MIRABELLE_CHECK(num_beams <= limits_.max_beams, num_beams, " beams; planned were at most ",
                   limits_.max_beams);
   MIRABELLE_CHECK(num_steps_ < limits_.max_steps, "step ", num_steps_ + 1, " of at most ",
                   limits_.max_steps);
-  MIRABELLE_CHECK(static_cast<int64_t>(beam_offsets.size()) == num_users + 1, "beam_offsets has ",
-                  beam_offsets.size(), " elements for ", num_users, " users");
   const Scratch s = memory_.beams.first_rows(num_beams);
-  std::vector<int32_t> positions(num_beams);
-  for (int64_t user = 0; user < num_users; ++user) {
-    const int32_t length = prefix_offsets_[user + 1] - prefix_offsets_[user];
-    std::fill(positions.begin() + beam_offsets[user], positions.begin() + beam_offsets[user + 1],
-              length + static_cast<int32_t>(num_steps_));
-  }
-  upload(s.tokens, tokens, stream);
-  upload(s.positions, positions, stream);
-  const TensorView parent_rows =
-      num_steps_ > 0 ? upload(memory_.parents, parents, stream) : TensorView{};
-  const TensorView beams = upload(memory_.beam_offsets, beam_offsets, stream);
-  const TensorView offsets = memory_.prefix_offsets.rows(0, num_users + 1);
+  const TensorView offsets = memory_.prefix_offsets.rows(0, num_users_ + 1);
+  const TensorView beam_offsets = memory_.beam_offsets.rows(0, num_users_ + 1);
+  const TensorView parent_rows = num_steps_ > 0 ? parents.reshaped({num_beams}) : TensorView{};
 
   const TransformerConfig& c = model_.config();
   const double scale = 1 / std::sqrt(static_cast<double>(c.head_dim()));
   const TensorView qkv = memory_.beam_qkv.rows(0, num_beams);
   const bool is_last = num_steps_ + 1 == limits_.max_steps;
-  embedding_forward(s.residual, s.tokens, model_.tensors().embedding, {}, stream);
+  embedding_forward(s.residual, tokens.reshaped({num_beams}), model_.tensors().embedding, {},
+                    stream);
+  place_beams(s.positions.reshaped(tokens.shape), beam_offsets, offsets, num_steps_, stream);
   for (int64_t layer = 0; layer < c.num_layers; ++layer) {
     project(layer, s, qkv, stream);
     const TensorView& from = memory_.suffix_kv[num_steps_ % 2][layer];
@@ -212,8 +206,8 @@ TensorView Decoder::step(std::span<const int32_t> tokens, std::span<const int32_
     const TensorView suffix =
         to.rows(0, num_steps_ * num_beams)
             .reshaped({num_steps_, num_beams, 2, c.num_kv_heads, c.head_dim()});
-    beam_attention(s.attention_out, qkv, memory_.prefix_qkv[layer].rows(0, prefix_offsets_.back()),
-                   offsets, beams, suffix, num_steps_, scale, stream);
+    beam_attention(s.attention_out, qkv, memory_.prefix_qkv[layer].rows(0, num_prefix_tokens_),
+                   offsets, beam_offsets, suffix, num_steps_, scale, stream);
     if (!is_last) copy_keys_and_values(entry(to, num_steps_, num_beams), qkv, stream);
     finish_layer(layer, s, stream);
   }

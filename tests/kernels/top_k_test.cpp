@@ -22,19 +22,24 @@ struct Ranking {
   bool operator==(const Ranking&) const = default;
 };
 
-/// A stable sort of each segment, cut off or filled up at k.
-Ranking oracle(const std::vector<double>& scores, const std::vector<int32_t>& offsets, int64_t k) {
+/// A stable sort of what each segment has above -infinity, cut off or filled up at k.
+Ranking oracle(const std::vector<double>& scores, const std::vector<int32_t>& offsets, int64_t k,
+               TopKOrder order) {
   Ranking result;
   for (size_t s = 0; s + 1 < offsets.size(); ++s) {
-    std::vector<int32_t> order(offsets[s + 1] - offsets[s]);
-    std::iota(order.begin(), order.end(), 0);
     const double* segment = scores.data() + offsets[s];
-    std::stable_sort(order.begin(), order.end(),
+    std::vector<int32_t> chosen;
+    for (int32_t i = 0; i < offsets[s + 1] - offsets[s]; ++i) {
+      if (segment[i] > kNone) chosen.push_back(i);
+    }
+    std::stable_sort(chosen.begin(), chosen.end(),
                      [&](int32_t a, int32_t b) { return segment[a] > segment[b]; });
+    if (static_cast<int64_t>(chosen.size()) > k) chosen.resize(k);
+    if (order == TopKOrder::kByIndex) std::sort(chosen.begin(), chosen.end());
     for (int64_t i = 0; i < k; ++i) {
-      const bool there = i < static_cast<int64_t>(order.size());
-      result.values.push_back(there ? segment[order[i]] : kNone);
-      result.indices.push_back(there ? order[i] : -1);
+      const bool there = i < static_cast<int64_t>(chosen.size());
+      result.values.push_back(there ? segment[chosen[i]] : kNone);
+      result.indices.push_back(there ? chosen[i] : -1);
     }
   }
   return result;
@@ -50,22 +55,35 @@ std::vector<double> coarse_values(int64_t n, int64_t levels, uint64_t seed) {
 
 class TopKTest : public BackendTest {
  protected:
-  Ranking run(const std::vector<double>& scores, const std::vector<int32_t>& offsets, int64_t k) {
+  /// The segments one after the other; what a row has behind its segment would win.
+  Ranking run(const std::vector<double>& scores, const std::vector<int32_t>& offsets, int64_t k,
+              TopKOrder order = TopKOrder::kBestFirst) {
     const Backend& backend = GetParam();
     const int64_t num_segments = static_cast<int64_t>(offsets.size()) - 1;
+    std::vector<int32_t> sizes(num_segments);
+    std::adjacent_difference(offsets.begin() + 1, offsets.end(), sizes.begin());
+    const int64_t max_size = sizes.empty() ? 0 : *std::max_element(sizes.begin(), sizes.end()) + 1;
+    std::vector<double> rows(num_segments * max_size, 1e30);
+    for (int64_t s = 0; s < num_segments; ++s) {
+      std::copy_n(scores.begin() + offsets[s], sizes[s], rows.begin() + s * max_size);
+    }
     const Buffer values =
         make_tensor(backend, {num_segments, k}, std::vector<double>(num_segments * k, NAN));
     const Buffer indices({num_segments, k}, DType::kInt32, backend.device);
-    const Buffer input = make_tensor(backend, {static_cast<int64_t>(scores.size())}, scores);
-    const Buffer segments = make_int_tensor(backend, offsets);
-    segmented_top_k(values.view(), indices.view(), input.view(), segments.view(), stream_);
+    const Buffer input = make_tensor(backend, {num_segments, max_size}, rows);
+    const Buffer segment_sizes = make_int_tensor(backend, sizes);
+    segmented_top_k(values.view(), indices.view(), input.view(), segment_sizes.view(), order,
+                    stream_);
     return {to_doubles(values.view()), to_host<int32_t>(indices.view())};
   }
 
   void expect_sorted(const std::vector<double>& scores, const std::vector<int32_t>& offsets,
                      int64_t k) {
-    EXPECT_TRUE(run(scores, offsets, k) == oracle(scores, offsets, k))
-        << scores.size() << " scores, " << offsets.size() - 1 << " segments, k " << k;
+    for (TopKOrder order : {TopKOrder::kBestFirst, TopKOrder::kByIndex}) {
+      EXPECT_TRUE(run(scores, offsets, k, order) == oracle(scores, offsets, k, order))
+          << scores.size() << " scores, " << offsets.size() - 1 << " segments, k " << k
+          << (order == TopKOrder::kByIndex ? ", by index" : "");
+    }
   }
 };
 MIRABELLE_INSTANTIATE_WIDE_BACKENDS(TopKTest);
@@ -109,11 +127,23 @@ TEST_P(TopKTest, ShortSegmentsAreFilledUp) {
   EXPECT_EQ(ranking.indices, (std::vector<int32_t>{1, 0, -1, -1, -1, -1, 0, -1, -1}));
 }
 
-TEST_P(TopKTest, ScoresOfMinusInfinityAreCandidatesLikeOthers) {
-  const Ranking ranking = run({kNone, kNone, 1, kNone}, {0, 4}, 3);
-  EXPECT_EQ(ranking.values, (std::vector<double>{1, kNone, kNone}));
-  EXPECT_EQ(ranking.indices, (std::vector<int32_t>{2, 0, 1}));
+TEST_P(TopKTest, ScoresOfMinusInfinityAreNeverChosen) {
+  const std::vector<double> scores = {kNone, 2, kNone, 1, kNone, 3};
+  const Ranking best_first = run(scores, {0, 6}, 5);
+  EXPECT_EQ(best_first.values, (std::vector<double>{3, 2, 1, kNone, kNone}));
+  EXPECT_EQ(best_first.indices, (std::vector<int32_t>{5, 1, 3, -1, -1}));
+  const Ranking by_index = run(scores, {0, 6}, 5, TopKOrder::kByIndex);
+  EXPECT_EQ(by_index.values, (std::vector<double>{2, 1, 3, kNone, kNone}));
+  EXPECT_EQ(by_index.indices, (std::vector<int32_t>{1, 3, 5, -1, -1}));
   expect_sorted(std::vector<double>(200, kNone), {0, 3, 200}, 5);
+}
+
+TEST_P(TopKTest, TakesSegmentsThatHaveMoreOrFewerCandidatesThanK) {
+  auto scores = random_values(3000, 8);
+  for (size_t i = 0; i < scores.size(); ++i) {
+    if (i % 7 != 0) scores[i] = kNone;
+  }
+  for (int64_t k : {1, 70, 71, 72, 150, 1000}) expect_sorted(scores, {0, 500, 1000, 3000}, k);
 }
 
 TEST_P(TopKTest, InfinityIsTheBestScore) {
@@ -165,12 +195,13 @@ TEST_P(TopKTest, ResultsDoNotDependOnTheNumberOfThreads) {
 
 struct Operands {
   Buffer values = Buffer({2, 3}, DType::kFloat32), indices = Buffer({2, 3}, DType::kInt32);
-  Buffer scores = Buffer({5}, DType::kFloat32);
-  Buffer offsets = make_int_tensor(kBackends[0], {0, 2, 5});
+  Buffer scores = Buffer({2, 5}, DType::kFloat32);
+  Buffer sizes = make_int_tensor(kBackends[0], {2, 5});
 
   std::string error() const {
     try {
-      segmented_top_k(values.view(), indices.view(), scores.view(), offsets.view(), Stream());
+      segmented_top_k(values.view(), indices.view(), scores.view(), sizes.view(),
+                      TopKOrder::kBestFirst, Stream());
     } catch (const Error& error) {
       return error.what();
     }
@@ -182,8 +213,8 @@ TEST(TopKCheckTest, AcceptsMatchingOperands) { EXPECT_EQ(Operands().error(), "")
 
 TEST(TopKCheckTest, RefusesScoresAndValuesOfTheWrongRank) {
   Operands operands;
-  operands.scores = Buffer({5, 1}, DType::kFloat32);
-  EXPECT_EQ(operands.error(), "scores has shape [5, 1], wanted [n]");
+  operands.scores = Buffer({5}, DType::kFloat32);
+  EXPECT_EQ(operands.error(), "scores has shape [5], wanted [num_segments, max_size]");
   operands = {};
   operands.values = Buffer({6}, DType::kFloat32);
   EXPECT_EQ(operands.error(), "values has shape [6], wanted [num_segments, k]");
@@ -209,12 +240,20 @@ TEST(TopKCheckTest, RefusesBfloat16) {
   EXPECT_EQ(operands.error(), "no kernel for bfloat16 on cpu");
 }
 
-TEST(TopKCheckTest, RefusesOffsetsThatAreNotThoseOfTheScores) {
+TEST(TopKCheckTest, RefusesSizesThatAreNotThoseOfTheScores) {
   Operands operands;
-  operands.offsets = make_int_tensor(kBackends[0], {0, 2, 6});
-  EXPECT_EQ(operands.error(), "offsets runs from 0 to 6, wanted from 0 to 5");
-  operands.offsets = make_int_tensor(kBackends[0], {0, 4, 3, 5});
-  EXPECT_EQ(operands.error(), "offsets[2] is 3, wanted at least 4");
+  operands.sizes = make_int_tensor(kBackends[0], {2, 5, 1});
+  EXPECT_EQ(operands.error(), "sizes has shape [3], wanted [2]");
+  operands.sizes = make_int_tensor(kBackends[0], {2, 6});
+  EXPECT_EQ(operands.error(), "sizes[1] is 6, wanted 0 .. 5");
+  operands.sizes = make_int_tensor(kBackends[0], {-1, 5});
+  EXPECT_EQ(operands.error(), "sizes[0] is -1, wanted 0 .. 5");
+}
+
+TEST(TopKCheckTest, RefusesSegmentsTooLongForTheirIndices) {
+  Operands operands;
+  operands.scores = Buffer({0, int64_t{1} << 31}, DType::kFloat32);
+  EXPECT_EQ(operands.error(), "segments of up to 2147483648 scores, wanted at most 2^31 - 1");
 }
 
 }  // namespace

@@ -132,7 +132,7 @@ TEST_P(ModelPrecisionTest, DecodesAsInFloat64) {
   const Decoder::Limits limits = {.max_prefix_tokens = 100,
                                   .max_sequence_tokens = 80,
                                   .max_users = 3,
-                                  .max_beams = 80,
+                                  .max_beams = 105,
                                   .max_steps = 3};
   Decoder reference(expected, limits), decoder(actual, limits);
   std::vector<int32_t> tokens(90);
@@ -142,16 +142,21 @@ TEST_P(ModelPrecisionTest, DecodesAsInFloat64) {
     EXPECT_LT(relative_error(to_doubles(rows), to_doubles(expected_rows)), backend_.tolerance);
   };
   compare(decoder.prefill(tokens, offsets, stream_), reference.prefill(tokens, offsets, Stream()));
-  // a user without beams, more than a tile
-  const std::vector<int32_t> beam_offsets = {0, 40, 40, 73};
-  std::vector<int32_t> newest(73), parents(73);
+  int32_t width = 26, width_before = 1;  // beams of a user
   for (int32_t step = 0; step < 3; ++step) {
-    for (int32_t row = 0; row < 73; ++row) {
+    std::vector<int32_t> newest(3 * width), parents(3 * width);
+    for (int32_t row = 0; row < 3 * width; ++row) {
       newest[row] = (row * 11 + step) % static_cast<int32_t>(kVocab);
-      parents[row] = row < 40 ? (row * 7 + step) % 40 : 40 + (row * 5 + step) % 33;
+      parents[row] = row / width * width_before + (row * 7 + step) % width_before;
     }
-    compare(decoder.step(newest, parents, beam_offsets, stream_),
-            reference.step(newest, parents, beam_offsets, Stream()));
+    const Shape shape = {3, width};
+    const Buffer newest_on_device = make_int_tensor(backend_, newest);
+    const Buffer parents_on_device = make_int_tensor(backend_, parents);
+    compare(decoder.step(newest_on_device.view().reshaped(shape),
+                         parents_on_device.view().reshaped(shape), stream_),
+            reference.step(view_of(newest.data(), shape), view_of(parents.data(), shape), Stream()));
+    width_before = width;
+    width = 35;  // more than a tile
   }
 }
 

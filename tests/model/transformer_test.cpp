@@ -272,26 +272,35 @@ TEST(DecoderTest, EveryStepEqualsAFullForwardPass) {
     expect_row(first, user, log_softmax_of_last(model, histories[user]));
   }
 
-  // The beams of each step: user, token, parent. User 1 has none in the second step.
+  // The beams of each step: user, token, parent. All users have the same number.
   struct Beam {
     int32_t user, token, parent;
   };
   const std::vector<std::vector<Beam>> steps = {
-      {{0, 4, 0}, {0, 6, 0}, {1, 2, 0}, {2, 8, 0}, {2, 1, 0}, {2, 3, 0}},
-      {{0, 5, 1}, {0, 7, 1}, {0, 9, 0}, {2, 11, 5}, {2, 12, 3}},
-      {{0, 1, 2}, {2, 2, 4}, {2, 3, 4}}};
+      {{0, 4, 0}, {0, 6, 0}, {1, 2, 0}, {1, 7, 0}, {2, 8, 0}, {2, 1, 0}},
+      {{0, 5, 1},
+       {0, 7, 1},
+       {0, 9, 0},
+       {1, 3, 3},
+       {1, 3, 2},
+       {1, 9, 3},
+       {2, 11, 5},
+       {2, 12, 4},
+       {2, 0, 4}},
+      {{0, 1, 2}, {1, 6, 3}, {2, 2, 8}}};
   std::vector<std::vector<int32_t>> sequences(histories);
   for (const auto& beams : steps) {
-    std::vector<int32_t> step_tokens, parents, beam_offsets(4, 0);
+    std::vector<int32_t> step_tokens, parents;
     std::vector<std::vector<int32_t>> extended;
     for (const Beam& beam : beams) {
       step_tokens.push_back(beam.token);
       parents.push_back(beam.parent);
-      for (int32_t user = beam.user; user < 3; ++user) ++beam_offsets[user + 1];
       extended.push_back(&beams == &steps[0] ? histories[beam.user] : sequences[beam.parent]);
       extended.back().push_back(beam.token);
     }
-    const TensorView result = decoder.step(step_tokens, parents, beam_offsets, Stream());
+    const Shape shape = {3, static_cast<int64_t>(beams.size()) / 3};
+    const TensorView result =
+        decoder.step(view_of(step_tokens.data(), shape), view_of(parents.data(), shape), Stream());
     for (size_t row = 0; row < extended.size(); ++row) {
       expect_row(result, static_cast<int64_t>(row), log_softmax_of_last(model, extended[row]));
     }
@@ -309,12 +318,15 @@ TEST(DecoderTest, RefusesWhatWasNotPlanned) {
   const std::vector<int32_t> long_history(7, 1), seven = {0, 7}, empty = {0, 0};
   EXPECT_THROW(decoder.prefill(long_history, seven, Stream()), Error);
   EXPECT_THROW(decoder.prefill({}, empty, Stream()), Error);
-  const std::vector<int32_t> history = {0, 1}, two = {0, 2}, beams = {1, 2}, three = {1, 2, 3};
+  const std::vector<int32_t> history = {0, 1}, two = {0, 2}, values = {1, 2, 3};
   decoder.prefill(history, two, Stream());
-  const std::vector<int32_t> to_three = {0, 3};
-  EXPECT_THROW(decoder.step(three, three, to_three, Stream()), Error);
-  decoder.step(beams, beams, two, Stream());
-  EXPECT_THROW(decoder.step(beams, beams, two, Stream()), Error);
+  const auto step = [&](const Shape& shape) {
+    decoder.step(view_of(values.data(), shape), {}, Stream());
+  };
+  EXPECT_THROW(step({1, 3}), Error);
+  EXPECT_THROW(step({2, 1}), Error);
+  step({1, 2});
+  EXPECT_THROW(step({1, 2}), Error);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "mirabelle/core/stream.h"
 #include "mirabelle/evaluation/recommender.h"
+#include "mirabelle/kernels/beam.h"
 #include "mirabelle/model/decoder.h"
 #include "mirabelle/tokenizer/semantic_id.h"
 
@@ -18,6 +19,10 @@ namespace mirabelle {
 /// A prefix below which every item is excluded is dropped at once, so no beam ends on an excluded
 /// item and a list is short of `beam_size` only if the catalogue is. A beam as wide as the
 /// catalogue ranks all items exactly.
+///
+/// A batch is decoded on the model's device from its first token to its last: the host prepares it
+/// and reads the lists at the end, and waits for nothing in between. Memory is allocated by the
+/// constructor, but for the excluded items of batches that have more than those before.
 class BeamSearch {
  public:
   struct Limits {
@@ -26,47 +31,59 @@ class BeamSearch {
     int64_t history_length = 20;  ///< newest items of a query's history that the model sees
   };
   /// `model` and `ids` must outlive this. Throws unless the model has the vocabulary of `ids` and
-  /// room for bos, history_length items and one item's codes.
+  /// room for bos, history_length items and one item's codes; on a GPU there can be at most
+  /// kMaxTopKOnCuda beams.
   BeamSearch(const Transformer& model, const SemanticIds& ids, const Limits& limits);
 
   RankedLists search(std::span<const RecommendationQuery> queries, const Stream& stream);
 
  private:
-  /// The beams of all users of a batch after some levels; a user's are in the order of their codes.
-  struct Beams {
-    std::vector<int32_t> offsets;  // [num_users + 1]
-    std::vector<int64_t> nodes;    // [num_beams] in the trie
-    std::vector<double> scores;    // [num_beams]
-    std::vector<int32_t> tokens;   // [num_beams, num_levels], the first `depth` of each row are set
-    std::vector<int32_t> parents;  // [num_beams] row of the level before
+  /// From one depth of the tree to the next, for all users.
+  struct Level {
+    Buffer first_child, child_tokens;  // a TrieLevel
+    int64_t width = 0;                 // beams of a user after it
+    int64_t max_candidates = 0;        // of a user
   };
-  /// Every allowed child of every beam, in the order of codes.
-  struct Candidates {
-    std::vector<int32_t> offsets;  // [num_users + 1]
-    std::vector<double> scores;    // [num_candidates], -infinity if excluded
-    std::vector<int64_t> nodes;    // [num_candidates]
-    std::vector<int32_t> tokens, parents;
+  /// Of a batch at one depth, [num_users, width] int32 each: nodes of the tree, the tokens that
+  /// lead to them, and the rows of the depth before that they continue. The root has only a node.
+  struct BeamRows {
+    TensorView nodes, tokens, parents;
   };
+
+  void index_items();
+  void make_levels(Device device);
+  int64_t width(int64_t depth) const { return depth == 0 ? 1 : levels_[depth - 1].width; }
+  TensorView beam_scores(int64_t depth, int64_t num_users) const;
+  BeamRows beam_rows(const TensorView& all, int64_t depth, int64_t num_users) const;
 
   void search_batch(std::span<const RecommendationQuery> queries, RankedLists& out,
                     const Stream& stream);
+  std::vector<ExcludedNodes> upload_excluded(std::span<const RecommendationQuery> queries,
+                                             const Stream& stream);
+  std::vector<int32_t> excluded_children(std::span<const int32_t> excluded, int64_t depth) const;
   TensorView prefill(std::span<const RecommendationQuery> queries, const Stream& stream);
-  TensorView step(const Beams& beams, int64_t depth, const Stream& stream);
-  void expand(Candidates& candidates, const Beams& beams, int64_t depth,
-              const TensorView& log_probabilities,
-              std::span<const RecommendationQuery> queries) const;
-  Beams select(const Candidates& candidates, const Beams& beams, int64_t depth) const;
-  std::vector<int64_t> excluded_children(std::span<const int32_t> excluded, int64_t depth) const;
-  void append_lists(const Beams& beams, std::span<const RecommendationQuery> queries,
-                    RankedLists& out) const;
+  void advance(int64_t depth, int64_t num_users, const TensorView& log_probabilities,
+               const ExcludedNodes& excluded, const Stream& stream);
+  void append_lists(std::span<const RecommendationQuery> queries, RankedLists& out,
+                    const Stream& stream);
 
   const SemanticIds& ids_;
   Limits limits_;
   SemanticIdTrie trie_;
-  std::vector<int64_t> path_;  // [num_items, num_levels]: node at depth 1, 2, ..
-  std::vector<std::vector<int64_t>> items_below_;  // by depth, [num_nodes(depth)]
+  std::vector<int32_t> path_;  // [num_items, num_levels]: node at depth 1, 2, ..
+  std::vector<std::vector<int32_t>> items_below_;  // by depth, [num_nodes(depth)]
   Decoder decoder_;
-  Buffer host_log_probabilities_;
+
+  // On the model's device. What belongs to beams is kept for all depths.
+  std::vector<Level> levels_;
+  Buffer beam_scores_;  // [num_levels + 1, max_beams] float64
+  Buffer beam_rows_;    // [3 * (num_levels + 1), max_beams] int32: BeamRows
+  Buffer chosen_;       // [max_beams] int32: among the candidates
+  Buffer candidate_scores_, candidate_sizes_, candidate_offsets_;  // BeamCandidates of a depth
+  Buffer not_finite_;
+  Buffer excluded_;
+
+  Buffer host_scores_, host_rows_, host_not_finite_;  // copies, where the host cannot read those
 };
 
 /// How many tokens the longest sequence of a search has.

@@ -36,12 +36,11 @@ class Decoder {
   TensorView prefill(std::span<const int32_t> tokens, std::span<const int32_t> prefix_offsets,
                      const Stream& stream);
 
-  /// Appends one token to each beam. tokens [num_beams]; parents [num_beams]: the row of the
-  /// previous step() that each beam continues (not read by the first step); beam_offsets
-  /// [num_users + 1]: the rows that are a user's beams. Users keep their order; a user may have no
-  /// beams. Returns log-probabilities [num_beams, vocab_size] as above.
-  TensorView step(std::span<const int32_t> tokens, std::span<const int32_t> parents,
-                  std::span<const int32_t> beam_offsets, const Stream& stream);
+  /// Appends one token to each beam. tokens, parents [num_users, beams_per_user] int32 on the
+  /// model's device; parents: the row of the previous step() that each beam continues, 0 ..
+  /// num_users * its beams_per_user - 1 (not read by the first step). Returns log-probabilities
+  /// [num_users * beams_per_user, vocab_size] as above. The host waits for nothing.
+  TensorView step(const TensorView& tokens, const TensorView& parents, const Stream& stream);
 
   int64_t bytes() const { return bytes_; }
 
@@ -50,7 +49,7 @@ class Decoder {
   struct Scratch {
     TensorView residual, norm_out, rstd, branch, projected, attention_out, attention_log_sum,
         gate_up, swiglu_out;
-    TensorView tokens, positions;  // int32
+    TensorView positions;  // int32
     Scratch first_rows(int64_t n) const;
   };
   struct Memory {
@@ -60,9 +59,9 @@ class Decoder {
     std::vector<TensorView> prefix_qkv;  // per layer
     std::array<std::vector<TensorView>, 2>
         suffix_kv;                            // per layer; a step gathers one into the other
+    TensorView prefix_tokens;                 // [max_prefix_tokens] int32
     TensorView last_rows;                     // [max_users] int32: the newest token of each history
     TensorView prefix_offsets, beam_offsets;  // [max_users + 1] int32
-    TensorView parents;                       // [max_beams] int32
     TensorView logits;
   };
   Memory plan(Arena& arena) const;
@@ -76,9 +75,9 @@ class Decoder {
   int64_t bytes_ = 0;
   Arena arena_;
   Memory memory_;
-  std::vector<int32_t> prefix_offsets_;
-  int64_t num_steps_ = 0;  // since the prefill
-  int64_t num_beams_ = 0;  // of the step before
+  int64_t num_users_ = 0, num_prefix_tokens_ = 0;  // of the batch
+  int64_t num_steps_ = 0;                          // since the prefill
+  int64_t num_beams_ = 0;                          // of the step before
 };
 
 }  // namespace mirabelle
