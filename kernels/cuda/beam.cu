@@ -56,8 +56,9 @@ __global__ void __launch_bounds__(kThreads) count_kernel(BeamExpansion<T> x) {
 template <typename T>
 __global__ void __launch_bounds__(kThreads) score_kernel(BeamExpansion<T> x, int blocks_per_user) {
   const int64_t user = blockIdx.x / blocks_per_user;
-  const int index = static_cast<int>(blockIdx.x % blocks_per_user * kThreads + threadIdx.x);
-  if (index >= x.sizes[user]) return;
+  const int64_t place = static_cast<int64_t>(blockIdx.x % blocks_per_user) * kThreads + threadIdx.x;
+  if (place >= x.sizes[user]) return;
+  const auto index = static_cast<int32_t>(place);
   const int width = static_cast<int>(x.width);
   const int32_t* offsets = x.offsets + user * (width + 1);
   const int row = upper_bound(offsets, width, index) - 1;
@@ -70,8 +71,8 @@ __global__ void __launch_bounds__(kThreads) score_kernel(BeamExpansion<T> x, int
   if (!is_finite) *x.not_finite = 1;
   const int32_t* excluded = x.excluded + x.excluded_offsets[user];
   const int num_excluded = x.excluded_offsets[user + 1] - x.excluded_offsets[user];
-  const int place = upper_bound(excluded, num_excluded, node);
-  const bool is_excluded = place > 0 && excluded[place - 1] == node;
+  const int above = upper_bound(excluded, num_excluded, node);
+  const bool is_excluded = above > 0 && excluded[above - 1] == node;
   x.scores[user * x.max_candidates + index] = is_finite && !is_excluded ? score : kNone;
 }
 

@@ -219,16 +219,16 @@ std::vector<ExcludedNodes> BeamSearch::upload_excluded(std::span<const Recommend
     for (const auto& of_user : of_depth) all.insert(all.end(), of_user.begin(), of_user.end());
   }
   const auto size = static_cast<int64_t>(all.size());
-  if (excluded_.view().num_elements() < size) {
+  if (excluded_.bytes() < view_of(all).bytes()) {
     excluded_ = Buffer({size}, DType::kInt32, stream.device());
   }
-  const TensorView on_device = excluded_.view().rows(0, size);
-  copy(on_device, view_of(all), stream);
+  const TensorView uploaded = excluded_.view().rows(0, size);
+  copy(uploaded, view_of(all), stream);
   std::vector<ExcludedNodes> views;
   for (int64_t begin = 0; begin < size;) {
     const int64_t first_node = begin + num_users + 1, end = first_node + all[first_node - 1];
     views.push_back(
-        {.nodes = on_device.rows(first_node, end), .offsets = on_device.rows(begin, first_node)});
+        {.nodes = uploaded.rows(first_node, end), .offsets = uploaded.rows(begin, first_node)});
     begin = end;
   }
   return views;

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <numeric>
 #include <set>
 
+#include "mirabelle/core/copy.h"
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/random.h"
 #include "mirabelle/evaluation/exact_scoring.h"
@@ -38,8 +40,8 @@ SemanticIds item_ids(int64_t num_items) {
   return SemanticIds({num_items}, codes);
 }
 
-/// A tiny model with weights large enough for scores that differ clearly.
-std::unique_ptr<Transformer> tiny_model(const SemanticIds& ids, DType dtype = DType::kFloat64) {
+/// With weights large enough for scores that differ clearly.
+TransformerConfig tiny_config() {
   TransformerConfig config;
   config.hidden_size = 16;
   config.num_layers = 2;
@@ -47,8 +49,18 @@ std::unique_ptr<Transformer> tiny_model(const SemanticIds& ids, DType dtype = DT
   config.num_kv_heads = 2;
   config.ffn_hidden_size = 24;
   config.initializer_range = 0.5;
-  auto model = std::make_unique<Transformer>(config, ids.vocab_size(), ids.padded_vocab_size(),
-                                             dtype, Transformer::Limits{kMaxTokens, 64, false});
+  return config;
+}
+
+std::unique_ptr<Transformer> make_model(const SemanticIds& ids, const TransformerConfig& config,
+                                        DType dtype, Device device = Device::kCpu) {
+  return std::make_unique<Transformer>(config, ids.vocab_size(), ids.padded_vocab_size(), dtype,
+                                       Transformer::Limits{kMaxTokens, 64, false}, device);
+}
+
+std::unique_ptr<Transformer> tiny_model(const SemanticIds& ids, DType dtype = DType::kFloat64) {
+  const TransformerConfig config = tiny_config();
+  auto model = make_model(ids, config, dtype);
   initialize_weights(model->weights(), model->layout(), config, 7);
   return model;
 }
@@ -237,6 +249,25 @@ TEST(BeamSearchCaseTest, EqualScoresGoToTheLowerCodes) {
   }
 }
 
+TEST(BeamSearchCaseTest, EqualScoresOfDifferentPrefixesGoToTheLowerCodes) {
+  // Whatever came before, code 1 is likelier than code 0 at both levels: (1, 1) is the best item,
+  // and (0, 1) and (1, 0) are equal although their prefixes are not.
+  const SemanticIds ids({2, 2}, {0, 0, 0, 1, 1, 0, 1, 1});
+  TransformerConfig config = tiny_config();
+  config.tie_embeddings = false;
+  const auto model = make_model(ids, config, DType::kFloat64);
+  std::fill_n(model->weights().as<double>(), model->weights().num_elements(), 0.0);
+  const TransformerTensors& tensors = model->tensors();
+  for (const TensorView& ones : {tensors.embedding, tensors.final_norm}) {
+    std::fill_n(ones.as<double>(), ones.num_elements(), 1.0);
+  }
+  for (int64_t level = 0; level < 2; ++level) {
+    tensors.head.as<double>()[(ids.level_begin(level) + 1) * config.hidden_size] = 2;
+  }
+  const RankedLists found = search(*model, ids, random_users(1, 4, false), 2);
+  EXPECT_EQ(found.items, (Items{3, 1}));
+}
+
 TEST(BeamSearchCaseTest, OnlyTheNewestItemsOfTheHistoryAreSeen) {
   const SemanticIds ids = random_ids(30, {4, 4, 4}, 2);
   const auto model = tiny_model(ids);
@@ -293,6 +324,83 @@ TEST(BeamSearchCaseTest, RefusesAModelThatHasDiverged) {
   model->weights().as<double>()[0] = std::nan("");
   EXPECT_THROW(search(*model, ids, random_users(2, 9, false), 3), Error);
 }
+
+TEST(BeamSearchCaseTest, ADivergedModelIsForgottenWithItsBatch) {
+  const SemanticIds ids = random_ids(30, {4, 4, 4}, 2);
+  const auto model = tiny_model(ids);
+  const Users users = random_users(5, 30, true);
+  BeamSearch beam_search(*model, ids, {4, 2, kHistoryLength});
+  const RankedLists expected = beam_search.search(users.queries(), Stream());
+  double& weight = model->tensors().final_norm.as<double>()[0];
+  const double before = weight;
+  weight = std::nan("");
+  EXPECT_THROW(beam_search.search(users.queries(), Stream()), Error);
+  weight = before;
+  expect_same_lists(beam_search.search(users.queries(), Stream()), expected, 0);
+}
+
+TEST(BeamSearchCaseTest, BatchesOfAllSizesAndExclusionsShareTheMemory) {
+  const SemanticIds ids = random_ids(60, {5, 4, 8}, 5);
+  const auto model = tiny_model(ids);
+  BeamSearch beam_search(*model, ids, {7, 4, kHistoryLength});
+  for (int64_t num_users : {3, 4, 1, 9}) {
+    for (bool exclude : {true, false}) {
+      Users users = random_users(num_users, 60, exclude, 10 + num_users);
+      if (exclude) {  // only the items 50 .. 59 are left to the last
+        users.excluded.back().resize(50);
+        std::iota(users.excluded.back().begin(), users.excluded.back().end(), 0);
+      }
+      expect_same_lists(beam_search.search(users.queries(), Stream()),
+                        search(*model, ids, users, 7, 4), 0);
+    }
+  }
+}
+
+#ifdef MIRABELLE_CUDA
+TEST(BeamSearchGpuTest, FindsWhatTheCpuFinds) {
+  if (num_cuda_devices() == 0) GTEST_SKIP() << "no GPU";
+  const Stream stream(Device::kCuda);
+  for (const SemanticIds& ids : {random_ids(600, {8, 8, 16}, 5), item_ids(600)}) {
+    const auto on_cpu = tiny_model(ids, DType::kFloat32);
+    const auto on_gpu = make_model(ids, tiny_config(), DType::kFloat32, Device::kCuda);
+    copy(on_gpu->weights(), on_cpu->weights(), stream);
+    const Users users = random_users(11, 600, true);
+    for (int64_t beam_size : {1, 20, 1000}) {
+      BeamSearch beam_search(*on_gpu, ids, {beam_size, 4, kHistoryLength});
+      const RankedLists found = beam_search.search(users.queries(), stream);
+      const RankedLists expected = search(*on_cpu, ids, users, beam_size);
+      ASSERT_EQ(found.offsets, expected.offsets);
+      EXPECT_EQ(found.num_invalid + found.num_duplicates, 0);
+      size_t num_swapped = 0;  // of nearly equal scores
+      for (size_t i = 0; i < found.items.size(); ++i) {
+        num_swapped += found.items[i] != expected.items[i];
+        ASSERT_NEAR(found.scores[i], expected.scores[i], 1e-3) << i;
+      }
+      EXPECT_LE(num_swapped, found.items.size() / 100);
+      EXPECT_EQ(beam_search.search(users.queries(), stream).scores, found.scores);
+    }
+  }
+}
+
+TEST(BeamSearchGpuTest, EqualScoresGoToTheLowerCodes) {
+  if (num_cuda_devices() == 0) GTEST_SKIP() << "no GPU";
+  const SemanticIds ids = random_ids(600, {8, 8, 16}, 5);
+  const auto on_gpu = make_model(ids, tiny_config(), DType::kFloat32, Device::kCuda);
+  const auto on_cpu = make_model(ids, tiny_config(), DType::kFloat32);  // all weights are 0
+  const Users users = random_users(11, 600, true);
+  BeamSearch beam_search(*on_gpu, ids, {30, 4, kHistoryLength});
+  expect_same_lists(beam_search.search(users.queries(), Stream(Device::kCuda)),
+                    search(*on_cpu, ids, users, 30), 1e-4);
+}
+
+TEST(BeamSearchGpuTest, RefusesMoreBeamsThanTheGpuCanChoose) {
+  if (num_cuda_devices() == 0) GTEST_SKIP() << "no GPU";
+  const SemanticIds ids = item_ids(9000);
+  const auto model = make_model(ids, tiny_config(), DType::kFloat32, Device::kCuda);
+  EXPECT_THROW(BeamSearch(*model, ids, {8193, 2, 3}), Error);
+  const BeamSearch fits(*model, ids, {8192, 2, 3});
+}
+#endif
 
 TEST(ExactScorerTest, RefusesBatchesTooSmallForASequence) {
   const SemanticIds ids = random_ids(5, {2, 4}, 3);
