@@ -85,8 +85,8 @@ void beam_attention(const TensorView& out, const TensorView& qkv, const TensorVi
     backend::beam_attention<D, T>(
         out.as<T>(), qkv.as<T>(), prefix_qkv.as<T>(), prefix_offsets.as<int32_t>(),
         beam_offsets.as<int32_t>(), suffix_length > 0 ? suffix_kv.as<T>() : nullptr,
-        beam_offsets.shape[0] - 1, num_beams, suffix_length, shape.num_kv_heads, shape.group_size,
-        shape.head_dim, scale, stream);
+        beam_offsets.shape[0] - 1, prefix_qkv.shape[0], num_beams, suffix_length,
+        shape.num_kv_heads, shape.group_size, shape.head_dim, scale, stream);
   });
 }
 

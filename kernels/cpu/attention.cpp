@@ -428,7 +428,7 @@ void attention_backward(T* grad_qkv, const T* grad_out, const T* out, const Wide
 
 template <Device D, typename T>
 void beam_attention(T* out, const T* qkv, const T* prefix_qkv, const int32_t* prefix_offsets,
-                    const int32_t* beam_offsets, const T* suffix_kv, int64_t num_users,
+                    const int32_t* beam_offsets, const T* suffix_kv, int64_t num_users, int64_t,
                     int64_t num_beams, int64_t suffix_length, int64_t num_kv_heads,
                     int64_t group_size, int64_t head_dim, double scale, const Stream&) {
   const Heads heads{num_kv_heads, group_size, head_dim};
@@ -455,7 +455,7 @@ void beam_attention(T* out, const T* qkv, const T* prefix_qkv, const int32_t* pr
       int64_t, int64_t, double, const Stream&);                                                    \
   template void beam_attention<Device::kCpu, T>(                                                   \
       T*, const T*, const T*, const int32_t*, const int32_t*, const T*, int64_t, int64_t, int64_t, \
-      int64_t, int64_t, int64_t, double, const Stream&);
+      int64_t, int64_t, int64_t, int64_t, double, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(BFloat16)

@@ -361,7 +361,7 @@ void attention_forward(T* out, Wide<T>* log_sum, const T* qkv, const int32_t* se
   const Heads heads = {static_cast<int>(num_kv_heads), static_cast<int>(group_size),
                        static_cast<int>(head_dim)};
   if constexpr (std::is_same_v<T, BFloat16>) {
-    if (attention_mma_supports(heads, qkv, out)) {
+    if (attention_mma_supports(heads, {qkv, out})) {
       return attention_mma_forward(out, log_sum, qkv, sequence_offsets, num_tokens, num_sequences,
                                    heads, static_cast<float>(scale), stream);
     }
@@ -389,8 +389,7 @@ void attention_backward(T* grad_qkv, const T* grad_out, const T* out, const Wide
       dots, grad_out, out, num_rows, static_cast<int>(head_dim));
   CUDA_CHECK(cudaGetLastError());
   if constexpr (std::is_same_v<T, BFloat16>) {
-    if (attention_mma_supports(heads, qkv, grad_out) &&
-        attention_mma_supports(heads, grad_qkv, out)) {
+    if (attention_mma_supports(heads, {grad_qkv, grad_out, qkv})) {
       return attention_mma_backward(grad_qkv, grad_out, log_sum, dots, qkv, sequence_offsets,
                                     num_tokens, num_sequences, heads, static_cast<float>(scale),
                                     stream);
@@ -413,11 +412,19 @@ void attention_backward(T* grad_qkv, const T* grad_out, const T* out, const Wide
 template <Device D, typename T>
 void beam_attention(T* out, const T* qkv, const T* prefix_qkv, const int32_t* prefix_offsets,
                     const int32_t* beam_offsets, const T* suffix_kv, int64_t num_users,
-                    int64_t num_beams, int64_t suffix_length, int64_t num_kv_heads,
-                    int64_t group_size, int64_t head_dim, double scale, const Stream& stream) {
+                    int64_t num_prefix_tokens, int64_t num_beams, int64_t suffix_length,
+                    int64_t num_kv_heads, int64_t group_size, int64_t head_dim, double scale,
+                    const Stream& stream) {
   if (num_beams == 0) return;
   const Heads heads = {static_cast<int>(num_kv_heads), static_cast<int>(group_size),
                        static_cast<int>(head_dim)};
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    if (attention_mma_supports(heads, {out, qkv, prefix_qkv, suffix_kv})) {
+      return beam_attention_mma(out, qkv, prefix_qkv, prefix_offsets, beam_offsets, suffix_kv,
+                                num_users, num_prefix_tokens, num_beams, suffix_length, heads,
+                                static_cast<float>(scale), stream);
+    }
+  }
   dispatch_head_dim(head_dim, [&]<int kDim>() {
     launch_with_memory<ForwardMemory<kDim>, kThreads>(
         beam_kernel<kDim, T>, num_tiles<kTile>(num_beams, num_users), heads.num_heads(), stream,
@@ -436,7 +443,7 @@ void beam_attention(T* out, const T* qkv, const T* prefix_qkv, const int32_t* pr
       int64_t, int64_t, double, const Stream&);                                                    \
   template void beam_attention<Device::kCuda, T>(                                                  \
       T*, const T*, const T*, const int32_t*, const int32_t*, const T*, int64_t, int64_t, int64_t, \
-      int64_t, int64_t, int64_t, double, const Stream&);
+      int64_t, int64_t, int64_t, int64_t, double, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(BFloat16)
 #undef INSTANTIATE

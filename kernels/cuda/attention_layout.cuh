@@ -36,14 +36,17 @@ int64_t num_tiles(int64_t num_tokens, int64_t num_sequences) {
   return num_tokens / kTile + num_sequences;
 }
 
+/// With rows_per_token, the tile is one of rows, and so is all that it holds: token t has the rows
+/// from t * rows_per_token on.
 template <int kTile>
-__device__ SequenceTile<kTile> find_tile(const int32_t* offsets, int num_sequences, int number) {
+__device__ SequenceTile<kTile> find_tile(const int32_t* offsets, int num_sequences, int number,
+                                         int rows_per_token = 1) {
   int low = 0, high = num_sequences;  // the first number of `low` is at most `number`
   while (high - low > 1) {
     const int middle = (low + high) / 2;
-    (offsets[middle] / kTile + middle <= number ? low : high) = middle;
+    (offsets[middle] * rows_per_token / kTile + middle <= number ? low : high) = middle;
   }
-  const int begin = offsets[low], end = offsets[low + 1];
+  const int begin = offsets[low] * rows_per_token, end = offsets[low + 1] * rows_per_token;
   return {low, begin, end, begin + (number - begin / kTile - low) * kTile};
 }
 

@@ -44,6 +44,17 @@ __device__ inline uint32_t pack(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&both);
 }
 
+/// Two neighbours in memory, aligned to their size.
+__device__ inline float2 load_pair(const BFloat16* from) {
+  return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(from));
+}
+__device__ inline void store_pair(BFloat16* to, float first, float second) {
+  *reinterpret_cast<uint32_t*>(to) = pack(first, second);
+}
+__device__ inline void store_pair(float* to, float first, float second) {
+  *reinterpret_cast<float2*>(to) = make_float2(first, second);
+}
+
 /// The A whose columns are those of two neighbouring C, rounded.
 __device__ inline FragmentA as_a(const FragmentC& left, const FragmentC& right) {
   return {{pack(left.value[0], left.value[1]), pack(left.value[2], left.value[3]),
@@ -56,19 +67,24 @@ template <int kRows, int kDim>
 struct MmaTile {
   BFloat16 row[kRows][kDim + 8];
 
-  /// Starts copying `count` rows from device memory; the others become 0. All threads of the block
-  /// call it; commit and wait below.
-  template <int kThreads>
-  __device__ void load(const BFloat16* rows, int64_t stride, int count) {
+  /// Starts copying `count` rows from device memory, row r from row_at(r); the others become 0. All
+  /// threads of the block call it; commit and wait below.
+  template <int kThreads, typename RowAt>
+  __device__ void load(RowAt row_at, int count) {
     constexpr int kPieces = kDim / 8;  // of 16 bytes
     for (int i = threadIdx.x; i < kRows * kPieces; i += kThreads) {
       const int r = i / kPieces, first = i % kPieces * 8;
       const bool inside = r < count;
-      const BFloat16* from = rows + (inside ? r * stride + first : 0);
+      const BFloat16* from = row_at(inside ? r : 0) + first;
       const auto to = static_cast<unsigned>(__cvta_generic_to_shared(&row[r][first]));
       asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                    "r"(inside ? 16 : 0));
     }
+  }
+  /// Row r from rows + r * stride.
+  template <int kThreads>
+  __device__ void load(const BFloat16* rows, int64_t stride, int count) {
+    load<kThreads>([&](int r) { return rows + r * stride; }, count);
   }
 
   /// Rows first_row .. + 15, features first .. + 15 as an A.

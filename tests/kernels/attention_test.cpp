@@ -325,14 +325,14 @@ TEST(AttentionGradientTest, BackwardMatchesFiniteDifferencesInFloat64) {
 struct BeamCase {
   std::vector<int64_t> prefix_lengths, num_beams;  // per user
   int64_t suffix_length = 0, num_kv_heads = 1, group_size = 1, head_dim = 8;
-  int64_t qkv_heads() const { return num_kv_heads * (group_size + 2); }
+  Case heads() const { return {{}, num_kv_heads, group_size, head_dim}; }
 };
 
 std::vector<int32_t> to_offsets(const std::vector<int64_t>& lengths) {
   return Case{lengths}.offsets();
 }
 
-/// Operands of beam_attention, and every beam written out as a sequence of its own.
+/// Operands of beam_attention.
 struct BeamData {
   std::vector<int32_t> prefix_offsets, beam_offsets;
   Shape qkv_shape, prefix_shape, suffix_shape, out_shape;
@@ -341,8 +341,8 @@ struct BeamData {
   explicit BeamData(const BeamCase& c)
       : prefix_offsets(to_offsets(c.prefix_lengths)),
         beam_offsets(to_offsets(c.num_beams)),
-        qkv_shape{beam_offsets.back(), c.qkv_heads(), c.head_dim},
-        prefix_shape{prefix_offsets.back(), c.qkv_heads(), c.head_dim},
+        qkv_shape{beam_offsets.back(), c.heads().qkv_heads(), c.head_dim},
+        prefix_shape{prefix_offsets.back(), c.heads().qkv_heads(), c.head_dim},
         suffix_shape{c.suffix_length, beam_offsets.back(), 2, c.num_kv_heads, c.head_dim},
         out_shape{beam_offsets.back(), c.num_kv_heads * c.group_size * c.head_dim},
         qkv(random_values(qkv_shape.num_elements(), 21)),
@@ -364,70 +364,115 @@ std::vector<double> run_beams(const Backend& backend, const Stream& stream, cons
   return to_doubles(out.view());
 }
 
-/// attention_forward on history + suffix + token, for each beam a sequence.
-std::vector<double> run_unshared(const Backend& backend, const Stream& stream, const BeamCase& c,
-                                 const BeamData& data, double scale) {
-  Case sequences{{}, c.num_kv_heads, c.group_size, c.head_dim};
-  const int64_t row = c.qkv_heads() * c.head_dim;
-  const int64_t queries = sequences.num_heads() * c.head_dim, keys_values = row - queries;
-  std::vector<double> qkv;
+/// From the formula: each beam's newest token over its user's history, its suffix and itself.
+std::vector<double> beam_oracle(const BeamCase& c, const BeamData& data, double scale) {
+  const Case heads = c.heads();
+  const int64_t dim = c.head_dim, to_value = c.num_kv_heads * dim;
+  std::vector<double> out;
+  const auto attend = [&](int64_t user, int64_t beam, int64_t head) {
+    const int64_t kv_head = head / c.group_size;
+    std::vector<const double*> keys;
+    for (int64_t t = data.prefix_offsets[user]; t < data.prefix_offsets[user + 1]; ++t) {
+      keys.push_back(&data.prefix[heads.key(t, kv_head)]);
+    }
+    for (int64_t i = 0; i < c.suffix_length; ++i) {
+      const int64_t row = i * data.beam_offsets.back() + beam;
+      keys.push_back(&data.suffix[row * 2 * to_value + kv_head * dim]);
+    }
+    keys.push_back(&data.qkv[heads.key(beam, kv_head)]);
+    std::vector<double> p;
+    for (const double* key : keys) {
+      double score = 0;
+      for (int64_t d = 0; d < dim; ++d) score += data.qkv[heads.query(beam, head) + d] * key[d];
+      p.push_back(scale * score);
+    }
+    const double largest = *std::max_element(p.begin(), p.end());
+    double sum = 0;
+    for (double& x : p) sum += x = std::exp(x - largest);
+    for (int64_t d = 0; d < dim; ++d) {
+      double total = 0;
+      for (size_t j = 0; j < keys.size(); ++j) total += p[j] / sum * keys[j][to_value + d];
+      out.push_back(total);
+    }
+  };
   for (size_t user = 0; user < c.num_beams.size(); ++user) {
     for (int64_t beam = data.beam_offsets[user]; beam < data.beam_offsets[user + 1]; ++beam) {
-      sequences.lengths.push_back(c.prefix_lengths[user] + c.suffix_length + 1);
-      qkv.insert(qkv.end(), data.prefix.begin() + data.prefix_offsets[user] * row,
-                 data.prefix.begin() + data.prefix_offsets[user + 1] * row);
-      for (int64_t i = 0; i < c.suffix_length; ++i) {
-        qkv.insert(qkv.end(), queries, 0.0);  // of no interest
-        const auto from = data.suffix.begin() + (i * data.beam_offsets.back() + beam) * keys_values;
-        qkv.insert(qkv.end(), from, from + keys_values);
-      }
-      qkv.insert(qkv.end(), data.qkv.begin() + beam * row, data.qkv.begin() + (beam + 1) * row);
+      for (int64_t head = 0; head < heads.num_heads(); ++head) attend(user, beam, head);
     }
   }
-  const auto out = to_doubles(run(backend, stream, sequences, qkv, {}, scale).out.view());
-  const int64_t width = sequences.num_heads() * sequences.head_dim;
-  std::vector<double> newest;
-  const auto offsets = sequences.offsets();
-  for (size_t beam = 0; beam < sequences.lengths.size(); ++beam) {
-    const auto end = out.begin() + offsets[beam + 1] * width;
-    newest.insert(newest.end(), end - width, end);
-  }
-  return newest;
+  return out;
 }
 
-void expect_beams_equal_sequences(const Backend& backend, const Stream& stream, const BeamCase& c) {
+void expect_beams_match(const Backend& backend, const Stream& stream, const BeamCase& c) {
+  SCOPED_TRACE(::testing::Message()
+               << c.num_kv_heads << " kv heads, groups of " << c.group_size << ", head_dim "
+               << c.head_dim << ", suffix " << c.suffix_length);
   const BeamData data(c);
   const double scale = 1 / std::sqrt(c.head_dim);
-  expect_near(run_beams(backend, stream, c, data, scale),
-              run_unshared(backend, stream, c, data, scale), out_tolerance(backend), "out");
+  expect_near(run_beams(backend, stream, c, data, scale), beam_oracle(c, data, scale),
+              out_tolerance(backend), "out");
 }
 
 class BeamAttentionTest : public BackendTest {};
 MIRABELLE_INSTANTIATE_BACKENDS(BeamAttentionTest);
 
-TEST_P(BeamAttentionTest, EqualsTheUnsharedSequences) {
-  expect_beams_equal_sequences(GetParam(), stream_, {{80, 5, 33, 17}, {50, 3, 1, 20}, 2, 2, 1, 64});
+TEST_P(BeamAttentionTest, MatchesTheFormula) {
+  expect_beams_match(GetParam(), stream_, {{80, 5, 33, 17}, {50, 3, 1, 20}, 2, 2, 1, 64});
 }
 
-TEST_P(BeamAttentionTest, EqualsTheUnsharedSequencesInGroupsOfQueryHeads) {
+TEST_P(BeamAttentionTest, MatchesTheFormulaForGroupsOfQueryHeads) {
   for (int64_t group_size : {2, 4, 7}) {
-    expect_beams_equal_sequences(GetParam(), stream_, {{20, 140}, {10, 4}, 3, 2, group_size, 8});
+    expect_beams_match(GetParam(), stream_, {{20, 140}, {10, 4}, 3, 2, group_size, 8});
+    expect_beams_match(GetParam(), stream_, {{20, 140}, {50, 4}, 3, 2, group_size, 64});
   }
 }
 
-TEST_P(BeamAttentionTest, EqualsTheUnsharedSequencesForEverySuffixLength) {
-  for (int64_t suffix_length : {0, 1, 2, 5}) {
-    expect_beams_equal_sequences(GetParam(), stream_, {{30}, {9}, suffix_length, 1, 2, 32});
+TEST_P(BeamAttentionTest, MatchesTheFormulaForEverySuffixLength) {
+  for (int64_t suffix_length : {0, 1, 2, 3, 5}) {
+    expect_beams_match(GetParam(), stream_, {{30}, {9}, suffix_length, 1, 2, 32});
+  }
+}
+
+TEST_P(BeamAttentionTest, MatchesTheFormulaForEveryWidthOfTiles) {
+  for (int64_t head_dim : {1, 5, 16, 32, 50, 64, 96, 100, 128, 256}) {
+    expect_beams_match(GetParam(), stream_, {{35, 130}, {3, 70}, 1, 2, 2, head_dim});
+  }
+}
+
+TEST_P(BeamAttentionTest, MatchesTheFormulaAroundTheBlockSizes) {
+  for (int64_t size : {1, 31, 32, 33, 63, 64, 65, 127, 128, 129}) {
+    expect_beams_match(GetParam(), stream_, {{size, 5}, {3, size}, 1, 1, 1, 32});
   }
 }
 
 TEST_P(BeamAttentionTest, TakesMoreBeamsAndLongerHistoriesThanABlock) {
-  expect_beams_equal_sequences(GetParam(), stream_, {{300, 129}, {150, 257}, 1, 1, 1, 16});
+  for (int64_t head_dim : {16, 64}) {
+    expect_beams_match(GetParam(), stream_, {{300, 129}, {150, 257}, 1, 1, 1, head_dim});
+  }
+}
+
+// Few blocks and long histories: the GPU splits them, and some parts get no keys.
+TEST_P(BeamAttentionTest, TakesHistoriesOfManyBlocksForFewBeams) {
+  for (int64_t group_size : {1, 4}) {
+    for (int64_t suffix_length : {0, 3}) {
+      const auto expect_match = [&](const std::vector<int64_t>& histories,
+                                    const std::vector<int64_t>& beams, int64_t head_dim) {
+        expect_beams_match(GetParam(), stream_,
+                           {histories, beams, suffix_length, 2, group_size, head_dim});
+      };
+      expect_match({3000}, {5}, 64);
+      expect_match({1000, 300}, {5, 70}, 128);
+      expect_match({2000, 0, 30, 1}, {3, 2, 0, 66}, 32);
+      expect_match({0, 1601}, {3, 1}, 96);
+    }
+  }
 }
 
 TEST_P(BeamAttentionTest, TakesUsersWithoutHistoryOrBeams) {
-  expect_beams_equal_sequences(GetParam(), stream_, {{0, 12, 0, 4}, {3, 0, 0, 2}, 1, 1, 1, 48});
-  expect_beams_equal_sequences(GetParam(), stream_, {{}, {}, 0, 1, 1, 16});
+  for (int64_t head_dim : {48, 64}) {
+    expect_beams_match(GetParam(), stream_, {{0, 12, 0, 4}, {3, 0, 0, 2}, 1, 1, 1, head_dim});
+    expect_beams_match(GetParam(), stream_, {{}, {}, 0, 1, 1, head_dim});
+  }
 }
 
 TEST_P(BeamAttentionTest, BeamWithoutHistoryOrSuffixReturnsItsValue) {
@@ -441,14 +486,16 @@ TEST_P(BeamAttentionTest, HugeScoresNeitherOverflowNorLoseTheSoftmax) {
   const BeamCase c{{150}, {5}, 2, 1, 1, 8};
   const BeamData data(c);
   const auto out = run_beams(GetParam(), stream_, c, data, 1e4);
-  expect_near(out, run_unshared(GetParam(), stream_, c, data, 1e4), 2e-2, "out");
+  expect_near(out, beam_oracle(c, data, 1e4), 2e-2, "out");
 }
 
 TEST_P(BeamAttentionTest, GivesTheSameBitsEveryTime) {
-  const BeamCase c{{80, 5, 0, 170}, {50, 3, 7, 140}, 2, 2, 2, 16};
-  const BeamData data(c);
-  EXPECT_EQ(run_beams(GetParam(), stream_, c, data, 0.25),
-            run_beams(GetParam(), stream_, c, data, 0.25));
+  for (const BeamCase& c : {BeamCase{{80, 5, 0, 170}, {50, 3, 7, 140}, 2, 2, 2, 16},
+                            {{3000, 170}, {5, 70}, 1, 2, 2, 64}}) {
+    const BeamData data(c);
+    EXPECT_EQ(run_beams(GetParam(), stream_, c, data, 0.25),
+              run_beams(GetParam(), stream_, c, data, 0.25));
+  }
 }
 
 TEST_P(BeamAttentionTest, ResultsDoNotDependOnTheNumberOfThreads) {

@@ -42,7 +42,8 @@ void attention_backward(const TensorView& grad_qkv, const TensorView& grad_out,
 ///   suffix_kv       [suffix_length, num_beams, 2, num_kv_heads, head_dim]  keys, then values, of
 ///                   each beam's earlier tokens, oldest first; absent if suffix_length is 0
 ///
-/// A query sees its user's history, its beam's suffix, and itself.
+/// A query sees its user's history, its beam's suffix, and itself. The order of every sum is fixed
+/// by the shapes and offsets.
 void beam_attention(const TensorView& out, const TensorView& qkv, const TensorView& prefix_qkv,
                     const TensorView& prefix_offsets, const TensorView& beam_offsets,
                     const TensorView& suffix_kv, int64_t suffix_length, double scale,
@@ -61,8 +62,9 @@ void attention_backward(T* grad_qkv, const T* grad_out, const T* out, const Wide
 template <Device D, typename T>
 void beam_attention(T* out, const T* qkv, const T* prefix_qkv, const int32_t* prefix_offsets,
                     const int32_t* beam_offsets, const T* suffix_kv, int64_t num_users,
-                    int64_t num_beams, int64_t suffix_length, int64_t num_kv_heads,
-                    int64_t group_size, int64_t head_dim, double scale, const Stream& stream);
+                    int64_t num_prefix_tokens, int64_t num_beams, int64_t suffix_length,
+                    int64_t num_kv_heads, int64_t group_size, int64_t head_dim, double scale,
+                    const Stream& stream);
 }  // namespace backend
 
 }  // namespace mirabelle
