@@ -119,13 +119,25 @@ __global__ void __launch_bounds__(kMmaThreads)
   }
 }
 
-/// Enough parts to have `blocks` of them fill a large GPU (an H100 holds two to five on each of its
-/// 132 multiprocessors), but none that is not worth the sums that it leaves, if histories have the
-/// average length.
+/// Blocks that fill a large GPU: an H100 holds two to five of these on each of its 132
+/// multiprocessors.
+constexpr int64_t kFullGrid = 512;
+
+/// Enough parts to have `blocks` of them fill the GPU, but none that is not worth the sums that it
+/// leaves, if histories have the average length.
 int64_t num_splits(int64_t blocks, int64_t num_prefix_tokens, int64_t num_users) {
-  constexpr int64_t kFullGrid = 512, kMinTiles = 4;
+  constexpr int64_t kMinTiles = 4;
   const int64_t tiles = ceil_div(num_prefix_tokens, num_users * kMmaKeys);
   return std::max<int64_t>(1, std::min(kFullGrid / blocks, tiles / kMinTiles));
+}
+
+/// Memory of one size for all shapes: there are at most kFullGrid blocks when there are splits.
+Partials allocate_partials(int64_t head_dim, const Stream& stream) {
+  constexpr int64_t kNumRows = kFullGrid * kMmaRows;
+  const int64_t out_bytes = kNumRows * head_dim * static_cast<int64_t>(sizeof(float));
+  const int64_t softmax_bytes = kNumRows * static_cast<int64_t>(sizeof(float2));
+  auto* memory = static_cast<char*>(libraries_of(stream).workspace(out_bytes + softmax_bytes));
+  return {reinterpret_cast<float*>(memory), reinterpret_cast<float2*>(memory + out_bytes)};
 }
 
 }  // namespace
@@ -138,14 +150,7 @@ void beam_attention_mma(BFloat16* out, const BFloat16* qkv, const BFloat16* pref
   const int64_t tiles = num_tiles<kMmaRows>(num_beams * heads.group_size, num_users);
   const int64_t splits = num_splits(tiles * heads.num_kv_heads, num_prefix_tokens, num_users);
   const int64_t num_rows = num_beams * heads.num_heads();
-  Partials partials = {};
-  if (splits > 1) {
-    const int64_t num_sums = splits * num_rows * heads.head_dim;
-    const int64_t bytes = num_sums * static_cast<int64_t>(sizeof(float)) +
-                          splits * num_rows * static_cast<int64_t>(sizeof(float2));
-    partials.out = static_cast<float*>(libraries_of(stream).workspace(bytes, stream));
-    partials.softmax = reinterpret_cast<float2*>(partials.out + num_sums);
-  }
+  const Partials partials = splits > 1 ? allocate_partials(heads.head_dim, stream) : Partials{};
   dispatch_mma_head_dim(heads.head_dim, [&]<int kDim>() {
     launch_with_memory<MmaSoftmaxMemory<kDim>, kMmaThreads>(
         beam_kernel<kDim>, tiles, heads.num_kv_heads * splits, stream, out, partials, qkv,
