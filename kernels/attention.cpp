@@ -31,34 +31,48 @@ QkvShape check_qkv(const TensorView& qkv, const TensorView& out) {
   return {num_tokens, num_kv_heads, num_heads / num_kv_heads, head_dim};
 }
 
+void check_sequences(const TensorView& offsets, int64_t num_tokens, int64_t max_sequence_tokens,
+                     const TensorView& like) {
+  check_offsets("sequence_offsets", offsets, num_tokens, like);
+  if (offsets.device != Device::kCpu) return;
+  const int32_t* values = offsets.as<int32_t>();
+  for (int64_t i = 0; i + 1 < offsets.shape[0]; ++i) {
+    MIRABELLE_CHECK(values[i + 1] - values[i] <= max_sequence_tokens, "sequence ", i, " has ",
+                    values[i + 1] - values[i], " tokens, max_sequence_tokens is ",
+                    max_sequence_tokens);
+  }
+}
+
 }  // namespace
 
 void attention_forward(const TensorView& out, const TensorView& log_sum, const TensorView& qkv,
-                       const TensorView& sequence_offsets, double scale, const Stream& stream) {
+                       const TensorView& sequence_offsets, int64_t max_sequence_tokens,
+                       double scale, const Stream& stream) {
   const QkvShape shape = check_qkv(qkv, out);
   check_wide("log_sum", log_sum, {shape.num_tokens, shape.num_heads()}, qkv);
-  check_offsets("sequence_offsets", sequence_offsets, shape.num_tokens, qkv);
+  check_sequences(sequence_offsets, shape.num_tokens, max_sequence_tokens, qkv);
   dispatch(qkv.device, qkv.dtype, [&]<Device D, typename T>() {
-    backend::attention_forward<D, T>(out.as<T>(), log_sum.as<Wide<T>>(), qkv.as<T>(),
-                                     sequence_offsets.as<int32_t>(), shape.num_tokens,
-                                     sequence_offsets.shape[0] - 1, shape.num_kv_heads,
-                                     shape.group_size, shape.head_dim, scale, stream);
+    backend::attention_forward<D, T>(
+        out.as<T>(), log_sum.as<Wide<T>>(), qkv.as<T>(), sequence_offsets.as<int32_t>(),
+        shape.num_tokens, sequence_offsets.shape[0] - 1, max_sequence_tokens, shape.num_kv_heads,
+        shape.group_size, shape.head_dim, scale, stream);
   });
 }
 
 void attention_backward(const TensorView& grad_qkv, const TensorView& grad_out,
                         const TensorView& out, const TensorView& log_sum, const TensorView& qkv,
-                        const TensorView& sequence_offsets, double scale, const Stream& stream) {
+                        const TensorView& sequence_offsets, int64_t max_sequence_tokens,
+                        double scale, const Stream& stream) {
   const QkvShape shape = check_qkv(qkv, out);
   check_operand("grad_qkv", grad_qkv, qkv.shape, qkv);
   check_operand("grad_out", grad_out, out.shape, qkv);
   check_wide("log_sum", log_sum, {shape.num_tokens, shape.num_heads()}, qkv);
-  check_offsets("sequence_offsets", sequence_offsets, shape.num_tokens, qkv);
+  check_sequences(sequence_offsets, shape.num_tokens, max_sequence_tokens, qkv);
   dispatch(qkv.device, qkv.dtype, [&]<Device D, typename T>() {
     backend::attention_backward<D, T>(
         grad_qkv.as<T>(), grad_out.as<T>(), out.as<T>(), log_sum.as<Wide<T>>(), qkv.as<T>(),
         sequence_offsets.as<int32_t>(), shape.num_tokens, sequence_offsets.shape[0] - 1,
-        shape.num_kv_heads, shape.group_size, shape.head_dim, scale, stream);
+        max_sequence_tokens, shape.num_kv_heads, shape.group_size, shape.head_dim, scale, stream);
   });
 }
 

@@ -119,8 +119,8 @@ check_losses() {
   compare "bfloat16 losses against float32" gpu_bf16 cpu 2e-2
 }
 check_repeat() {
-  prepare && run_steps first 1 --set backend=cuda --set training.dtype=bfloat16 &&
-    run_steps second 1 --set backend=cuda --set training.dtype=bfloat16
+  local settings=(--set backend=cuda --set training.dtype=bfloat16 --set training.reproducible=true)
+  prepare && run_steps first 1 "${settings[@]}" && run_steps second 1 "${settings[@]}"
   compare "the same run twice, bit by bit" second first 0
 }
 check_ranks() {

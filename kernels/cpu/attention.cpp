@@ -392,8 +392,8 @@ void attend_beams(T* out, const BeamOperands<T>& from, int64_t begin, int64_t en
 
 template <Device D, typename T>
 void attention_forward(T* out, Wide<T>* log_sum, const T* qkv, const int32_t* sequence_offsets,
-                       int64_t, int64_t num_sequences, int64_t num_kv_heads, int64_t group_size,
-                       int64_t head_dim, double scale, const Stream&) {
+                       int64_t, int64_t num_sequences, int64_t, int64_t num_kv_heads,
+                       int64_t group_size, int64_t head_dim, double scale, const Stream&) {
   const Heads heads{num_kv_heads, group_size, head_dim};
   dispatch_head_dim(head_dim, [&]<int64_t kDim>() {
     for_each_block(sequence_offsets, num_sequences, num_kv_heads,
@@ -409,7 +409,7 @@ void attention_forward(T* out, Wide<T>* log_sum, const T* qkv, const int32_t* se
 template <Device D, typename T>
 void attention_backward(T* grad_qkv, const T* grad_out, const T* out, const Wide<T>* log_sum,
                         const T* qkv, const int32_t* sequence_offsets, int64_t,
-                        int64_t num_sequences, int64_t num_kv_heads, int64_t group_size,
+                        int64_t num_sequences, int64_t, int64_t num_kv_heads, int64_t group_size,
                         int64_t head_dim, double scale, const Stream&) {
   const Heads heads{num_kv_heads, group_size, head_dim};
   const Results<T> from{grad_out, out, log_sum, qkv};
@@ -449,10 +449,10 @@ void beam_attention(T* out, const T* qkv, const T* prefix_qkv, const int32_t* pr
 #define INSTANTIATE(T)                                                                             \
   template void attention_forward<Device::kCpu, T>(T*, Wide<T>*, const T*, const int32_t*,         \
                                                    int64_t, int64_t, int64_t, int64_t, int64_t,    \
-                                                   double, const Stream&);                         \
+                                                   int64_t, double, const Stream&);                \
   template void attention_backward<Device::kCpu, T>(                                               \
       T*, const T*, const T*, const Wide<T>*, const T*, const int32_t*, int64_t, int64_t, int64_t, \
-      int64_t, int64_t, double, const Stream&);                                                    \
+      int64_t, int64_t, int64_t, double, const Stream&);                                           \
   template void beam_attention<Device::kCpu, T>(                                                   \
       T*, const T*, const T*, const int32_t*, const int32_t*, const T*, int64_t, int64_t, int64_t, \
       int64_t, int64_t, int64_t, int64_t, double, const Stream&);

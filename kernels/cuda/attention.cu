@@ -355,7 +355,7 @@ void dispatch_head_dim(int64_t head_dim, Body&& body) {
 
 template <Device D, typename T>
 void attention_forward(T* out, Wide<T>* log_sum, const T* qkv, const int32_t* sequence_offsets,
-                       int64_t num_tokens, int64_t num_sequences, int64_t num_kv_heads,
+                       int64_t num_tokens, int64_t num_sequences, int64_t, int64_t num_kv_heads,
                        int64_t group_size, int64_t head_dim, double scale, const Stream& stream) {
   if (num_tokens == 0) return;
   const Heads heads = {static_cast<int>(num_kv_heads), static_cast<int>(group_size),
@@ -377,7 +377,7 @@ void attention_forward(T* out, Wide<T>* log_sum, const T* qkv, const int32_t* se
 template <Device D, typename T>
 void attention_backward(T* grad_qkv, const T* grad_out, const T* out, const Wide<T>* log_sum,
                         const T* qkv, const int32_t* sequence_offsets, int64_t num_tokens,
-                        int64_t num_sequences, int64_t num_kv_heads, int64_t group_size,
+                        int64_t num_sequences, int64_t, int64_t num_kv_heads, int64_t group_size,
                         int64_t head_dim, double scale, const Stream& stream) {
   if (num_tokens == 0) return;
   const Heads heads = {static_cast<int>(num_kv_heads), static_cast<int>(group_size),
@@ -436,11 +436,11 @@ void beam_attention(T* out, const T* qkv, const T* prefix_qkv, const int32_t* pr
 
 #define INSTANTIATE(T)                                                                             \
   template void attention_forward<Device::kCuda, T>(T*, float*, const T*, const int32_t*, int64_t, \
-                                                    int64_t, int64_t, int64_t, int64_t, double,    \
-                                                    const Stream&);                                \
+                                                    int64_t, int64_t, int64_t, int64_t, int64_t,   \
+                                                    double, const Stream&);                        \
   template void attention_backward<Device::kCuda, T>(                                              \
       T*, const T*, const T*, const float*, const T*, const int32_t*, int64_t, int64_t, int64_t,   \
-      int64_t, int64_t, double, const Stream&);                                                    \
+      int64_t, int64_t, int64_t, double, const Stream&);                                           \
   template void beam_attention<Device::kCuda, T>(                                                  \
       T*, const T*, const T*, const int32_t*, const int32_t*, const T*, int64_t, int64_t, int64_t, \
       int64_t, int64_t, int64_t, int64_t, double, const Stream&);

@@ -79,6 +79,9 @@ int run(int argc, char** argv, const Communicator& self) {
   CommandLine command_line("mirabelle-bench", kSummary, kExamples, {config_section("", backend)});
   CLI::App& app = command_line.app();
   app.add_option("--dtype", dtype_name, "float32 or bfloat16")->capture_default_str();
+  bool reproducible = false;
+  app.add_flag("--reproducible", reproducible,
+               "Of kernels and training: as with training.reproducible=true");
   CLI::App& kernels_command =
       *app.add_subcommand("kernels",
                           "Every kernel of a training step: its bytes over the bandwidth, or its "
@@ -96,6 +99,7 @@ int run(int argc, char** argv, const Communicator& self) {
                         "wanted kernels, training or beam-search (see mirabelle-bench --help)");
   const DType dtype = model_dtype("--dtype", dtype_name);
   shapes.dtype = training.dtype = beam_search.dtype = dtype;
+  shapes.reproducible = training.reproducible = reproducible;
   shapes.check();
   training.check();
   beam_search.check();
@@ -117,6 +121,7 @@ int run(int argc, char** argv, const Communicator& self) {
   result["benchmark"] = app.get_subcommands().front()->get_name();
   result["device"] = description;
   result["dtype"] = dtype_name;
+  result["reproducible"] = reproducible;
   result["version"] = MIRABELLE_VERSION;
   command_line.write_result(result);
   return 0;

@@ -122,6 +122,11 @@ void log_plan(const TrainingRun& run, const Config& config, const Communicator& 
   if (world.rank() != 0) return;
   spdlog::info("backend {}, {} ranks ({}) x {} threads, {}", describe(run.device), world.size(),
                run.data_parallel.get().name(), omp_get_max_threads(), to_string(run.model.dtype()));
+  if (run.device == Device::kCuda) {
+    spdlog::info("training.reproducible {}: {}", config.training.reproducible,
+                 config.training.reproducible ? "the same bits on every run"
+                                              : "the last bits vary from run to run");
+  }
   spdlog::info("corpus {}: {} users, {} items, {} events, split {}", config.data.corpus,
                format_count(run.corpus.num_users()), format_count(run.corpus.num_items()),
                format_count(run.corpus.num_events()), run.corpus.split_name());

@@ -10,7 +10,7 @@ namespace mirabelle {
 
 #ifdef MIRABELLE_CUDA
 
-Stream::Stream(Device device) : device_(device) {
+Stream::Stream(Device device, bool reproducible) : device_(device), reproducible_(reproducible) {
   if (device == Device::kCpu) return;
   cudaStream_t stream = nullptr;
   CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -53,7 +53,7 @@ void Event::destroy(CUevent_st* event) { cudaEventDestroy(event); }
 
 #else
 
-Stream::Stream(Device device) : device_(device) {
+Stream::Stream(Device device, bool reproducible) : device_(device), reproducible_(reproducible) {
   MIRABELLE_CHECK(device == Device::kCpu, "this build has no ", to_string(device), " backend");
 }
 

@@ -159,7 +159,8 @@ TensorView Decoder::prefill(std::span<const int32_t> tokens,
   for (int64_t layer = 0; layer <= last; ++layer) {
     const TensorView qkv = memory_.prefix_qkv[layer].rows(0, num_tokens);
     project(layer, s, qkv, stream);
-    attention_forward(s.attention_out, s.attention_log_sum, qkv, offsets, scale, stream);
+    attention_forward(s.attention_out, s.attention_log_sum, qkv, offsets,
+                      limits_.max_sequence_tokens, scale, stream);
     if (layer < last) finish_layer(layer, s, stream);
   }
   // Of the last layer only the newest token of each history goes on.

@@ -183,8 +183,8 @@ void Transformer::forward_block(int64_t layer, const PackedBatch& batch, const S
   linear_forward(projected.reshaped({num_tokens, w.qkv.shape[0]}), a.attention_norm_out, w.qkv,
                  stream);
   split_and_rotate(a.qkv, projected, batch.positions, rotary_table(), stream);
-  attention_forward(a.attention_out, a.attention_log_sum, a.qkv, batch.sequence_offsets, scale,
-                    stream);
+  attention_forward(a.attention_out, a.attention_log_sum, a.qkv, batch.sequence_offsets,
+                    limits_.max_sequence_tokens, scale, stream);
   linear_forward(branch, a.attention_out, w.attention_output, stream);
 
   residual_rms_norm_forward(a.ffn_norm_out, a.residual_after_attention, a.ffn_norm_rstd, a.residual,
@@ -291,7 +291,7 @@ void Transformer::backward_block(int64_t layer, const PackedBatch& batch, const 
   linear_backward_input(grad_hidden, grad_branch, w.attention_output, Accumulate::kNo, stream);
   const TensorView grad_qkv = activations_.widest_as(a.qkv.shape);
   attention_backward(grad_qkv, grad_hidden, a.attention_out, a.attention_log_sum, a.qkv,
-                     batch.sequence_offsets, scale, stream);
+                     batch.sequence_offsets, limits_.max_sequence_tokens, scale, stream);
   // Nobody reads the queries, keys and values again: the projection's gradient takes their place.
   const TensorView grad_projected = a.qkv.reshaped({num_tokens, w.qkv.shape[0]});
   split_and_rotate_backward(grad_projected.reshaped(projected_shape(num_tokens)), grad_qkv,

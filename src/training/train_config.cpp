@@ -16,6 +16,8 @@ void TrainingConfig::visit(ConfigFields& fields) {
                "weights, sums and gradients");
   fields.field("cuda_graph", cuda_graph,
                "on a GPU, launch a micro-batch as one recorded graph; false: kernel by kernel");
+  fields.field("reproducible", reproducible,
+               "same seed, same bits on every run, at some cost in speed; the cpu always is");
   fields.field("micro_batch_tokens", micro_batch_tokens,
                "tokens of one part: what one forward and backward pass takes");
   fields.field("global_batch_tokens", global_batch_tokens,

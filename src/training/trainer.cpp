@@ -74,7 +74,7 @@ Trainer::Trainer(const TrainingConfig& config, const ParallelConfig& parallel, T
       group_(data_parallel),
       validate_(std::move(validate)),
       tokenizer_file_(std::move(tokenizer_file)),
-      stream_(model.device()),
+      stream_(model.device(), config.reproducible),
       batches_(model.device(), config.micro_batch_tokens, config.max_sequence_tokens),
       micro_step_(model, config.cuda_graph),
       optimizer_(model.layout(), config, model.dtype(), model.device()),

@@ -21,6 +21,9 @@ struct Case {
     return result;
   }
   int64_t num_tokens() const { return offsets().back(); }
+  int64_t max_sequence_tokens() const {
+    return lengths.empty() ? 0 : *std::max_element(lengths.begin(), lengths.end());
+  }
   int64_t num_heads() const { return num_kv_heads * group_size; }
   int64_t qkv_heads() const { return num_heads() + 2 * num_kv_heads; }
   Shape qkv_shape() const { return {num_tokens(), qkv_heads(), head_dim}; }
@@ -112,12 +115,12 @@ Results run(const Backend& backend, const Stream& stream, const Case& c,
                  make_tensor(backend, c.qkv_shape(), nans(c.qkv_shape()))};
   const Buffer input = make_tensor(backend, c.qkv_shape(), qkv);
   const Buffer offsets = make_int_tensor(backend, c.offsets());
-  attention_forward(result.out.view(), result.log_sum.view(), input.view(), offsets.view(), scale,
-                    stream);
+  attention_forward(result.out.view(), result.log_sum.view(), input.view(), offsets.view(),
+                    c.max_sequence_tokens(), scale, stream);
   if (grad_out.empty()) return result;
   const Buffer grad = make_tensor(backend, c.out_shape(), grad_out);
   attention_backward(result.grad_qkv.view(), grad.view(), result.out.view(), result.log_sum.view(),
-                     input.view(), offsets.view(), scale, stream);
+                     input.view(), offsets.view(), c.max_sequence_tokens(), scale, stream);
   return result;
 }
 
@@ -145,6 +148,12 @@ void expect_both_passes_match(const Backend& backend, const Stream& stream, cons
 
 class AttentionTest : public BackendTest {};
 MIRABELLE_INSTANTIATE_BACKENDS(AttentionTest);
+#ifdef MIRABELLE_CUDA
+/// Where results need not repeat there are other kernels, which are held to the same oracle.
+INSTANTIATE_TEST_SUITE_P(NotReproducible, AttentionTest,
+                         ::testing::Values(Backend{Device::kCuda, DType::kBFloat16, 1e-2, false}),
+                         backend_name);
+#endif
 
 TEST_P(AttentionTest, MatchesTheFormulasForPackedSequences) {
   expect_both_passes_match(GetParam(), stream_, {kLengths, 2, 1, 32});
@@ -171,6 +180,15 @@ TEST_P(AttentionTest, MatchesTheFormulasAroundTheBlockSizes) {
 
 TEST_P(AttentionTest, MatchesTheFormulasForALongSequence) {
   expect_both_passes_match(GetParam(), stream_, {{1000}, 1, 1, 64});
+}
+
+TEST_P(AttentionTest, MatchesTheFormulasForSequencesOfSimilarLength) {
+  const std::vector<int64_t> lengths = {200, 0, 256, 131, 250, 190};
+  for (int64_t head_dim : {32, 48, 64, 128}) {
+    for (int64_t group_size : {1, 3}) {
+      expect_both_passes_match(GetParam(), stream_, {lengths, 2, group_size, head_dim});
+    }
+  }
 }
 
 TEST_P(AttentionTest, DoesNothingWithoutTokens) {
@@ -207,6 +225,7 @@ TEST_P(AttentionTest, LaterTokensAndOtherSequencesDoNotMatter) {
 }
 
 TEST_P(AttentionTest, SequenceHasTheSameBitsInAnyCompany) {
+  if (!GetParam().reproducible) GTEST_SKIP() << "not promised";
   const Case together{{60, 140, 9}, 2, 2, 16}, alone{{140}, 2, 2, 16};
   const auto qkv = random_values(together.qkv_shape().num_elements(), 5);
   const auto grad_out = random_values(together.out_shape().num_elements(), 6);
@@ -264,6 +283,7 @@ TEST_P(AttentionTest, KeysFarBelowTheMaximumGetNoWeight) {
 }
 
 TEST_P(AttentionTest, GivesTheSameBitsEveryTime) {
+  if (!GetParam().reproducible) GTEST_SKIP() << "not promised";
   const Case c{kLengths, 2, 2, 48};
   const auto qkv = random_values(c.qkv_shape().num_elements(), 9);
   const auto grad_out = random_values(c.out_shape().num_elements(), 10);
@@ -535,17 +555,19 @@ Buffer offsets_of(const std::vector<int32_t>& values) {
 struct AttentionOperands {
   Buffer out = floats({5, 12}), log_sum = floats({5, 4}), qkv = floats({5, 8, 3});
   Buffer offsets = offsets_of({0, 2, 5});
+  int64_t max_sequence_tokens = 3;
   Buffer grad_out = floats({5, 12}), grad_qkv = floats({5, 8, 3});
 
   std::string forward_error() const {
     return error_of([&] {
-      attention_forward(out.view(), log_sum.view(), qkv.view(), offsets.view(), 1, Stream());
+      attention_forward(out.view(), log_sum.view(), qkv.view(), offsets.view(), max_sequence_tokens,
+                        1, Stream());
     });
   }
   std::string backward_error() const {
     return error_of([&] {
       attention_backward(grad_qkv.view(), grad_out.view(), out.view(), log_sum.view(), qkv.view(),
-                         offsets.view(), 1, Stream());
+                         offsets.view(), max_sequence_tokens, 1, Stream());
     });
   }
 };
@@ -617,6 +639,12 @@ TEST(AttentionCheckTest, RefusesOffsetsThatAreNotThoseOfTheTokens) {
   expect_both_refuse(operands, "sequence_offsets runs from 0 to 6, wanted from 0 to 5");
   operands.offsets = offsets_of({0, 3, 2, 5});
   expect_both_refuse(operands, "sequence_offsets[2] is 2, wanted at least 3");
+}
+
+TEST(AttentionCheckTest, RefusesSequencesLongerThanTheirBound) {
+  AttentionOperands operands;
+  operands.max_sequence_tokens = 2;
+  expect_both_refuse(operands, "sequence 1 has 3 tokens, max_sequence_tokens is 2");
 }
 
 struct BeamOperands {

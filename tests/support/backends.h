@@ -20,10 +20,12 @@ struct Backend {
   Device device;
   DType dtype;
   double tolerance;
+  bool reproducible = true;  // the stream
 };
 
 inline void PrintTo(const Backend& backend, std::ostream* out) {
-  *out << to_string(backend.device) << "_" << to_string(backend.dtype);
+  *out << to_string(backend.device) << "_" << to_string(backend.dtype)
+       << (backend.reproducible ? "" : "_not_reproducible");
 }
 
 #ifdef MIRABELLE_CUDA
@@ -64,7 +66,7 @@ class BackendTest : public ::testing::TestWithParam<Backend> {
     if (!is_available()) GTEST_SKIP() << "no GPU";
   }
   static bool is_available() { return GetParam().device == Device::kCpu || num_cuda_devices() > 0; }
-  const Stream stream_{is_available() ? GetParam().device : Device::kCpu};
+  const Stream stream_{is_available() ? GetParam().device : Device::kCpu, GetParam().reproducible};
 };
 
 /// A tensor on the backend, filled from doubles that are rounded to `dtype`.

@@ -14,9 +14,12 @@ namespace mirabelle {
 /// stream is only the name of the device; on a GPU calls return at once.
 class Stream {
  public:
-  explicit Stream(Device device = Device::kCpu);
+  explicit Stream(Device device = Device::kCpu, bool reproducible = true);
 
   Device device() const { return device_; }
+  /// Whether kernels on this stream choose only implementations whose results are the same bits on
+  /// every run: sums in a fixed order, no atomics. On the CPU all are.
+  bool reproducible() const { return reproducible_; }
   CUstream_st* cuda() const { return cuda_.get(); }  ///< a cudaStream_t; null on the CPU
 
   /// Waits until all work is done; throws what went wrong in it.
@@ -29,6 +32,7 @@ class Stream {
  private:
   static void destroy(CUstream_st* stream);
   Device device_;
+  bool reproducible_;
   UniqueHandle<CUstream_st*, &Stream::destroy> cuda_;
   mutable std::shared_ptr<void> attachment_;
 };

@@ -15,6 +15,7 @@ struct TrainingConfig {
   int64_t seed = 0;
   std::string dtype = "float32";
   bool cuda_graph = true;
+  bool reproducible = false;
 
   int64_t micro_batch_tokens = 2048;
   int64_t global_batch_tokens = 8192;

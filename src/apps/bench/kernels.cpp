@@ -29,7 +29,7 @@ struct Measurement {
 class KernelBench {
  public:
   KernelBench(const KernelShapes& shapes, Device device)
-      : s_(shapes), device_(device), stream_(device) {}
+      : s_(shapes), device_(device), stream_(device, shapes.reproducible) {}
 
   std::vector<Measurement> run() {
     products();
@@ -161,11 +161,12 @@ class KernelBench {
     const double flops = 2.0 * static_cast<double>(s_.tokens * s_.sequence * s_.hidden);
     const double scale = 1 / std::sqrt(static_cast<double>(s_.head_dim()));
     measure("attention forward", 0, flops, [&] {
-      attention_forward(out.view(), log_sum.view(), qkv.view(), offsets.view(), scale, stream_);
+      attention_forward(out.view(), log_sum.view(), qkv.view(), offsets.view(), s_.sequence, scale,
+                        stream_);
     });
     measure("attention backward", 0, 2.5 * flops, [&] {
       attention_backward(grad_qkv.view(), grad_out.view(), out.view(), log_sum.view(), qkv.view(),
-                         offsets.view(), scale, stream_);
+                         offsets.view(), s_.sequence, scale, stream_);
     });
   }
 

@@ -11,6 +11,7 @@ namespace mirabelle {
 struct KernelShapes {
   int64_t tokens = 2048, sequence = 256, hidden = 256, heads = 4, ffn = 704, vocab = 1152;
   DType dtype = DType::kFloat32;
+  bool reproducible = false;
 
   int64_t head_dim() const { return hidden / heads; }
 

@@ -77,7 +77,7 @@ class TrainingBench {
  public:
   TrainingBench(const Preset& preset, const TrainingBenchOptions& options, Device device)
       : options_(options),
-        stream_(device),
+        stream_(device, options.reproducible),
         model_(config(preset), preset.vocab, preset.vocab, options.dtype,
                {options.micro_batch_tokens, options.sequence, /*training=*/true}, device),
         queue_(device, options.micro_batch_tokens, options.sequence),

@@ -15,6 +15,7 @@ struct TrainingBenchOptions {
   int64_t sequence = 1024;    ///< tokens of every sequence, or of the longest history
   bool skewed = false;        ///< histories of very different lengths
   DType dtype = DType::kFloat32;
+  bool reproducible = false;
 
   /// Throws a kUsage Error that names the option.
   void check() const;
