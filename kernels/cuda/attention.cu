@@ -1,3 +1,4 @@
+#include "cuda/attention_cudnn.h"
 #include "cuda/attention_layout.cuh"
 #include "cuda/attention_mma.h"
 #include "cuda/block_reduce.cuh"
@@ -355,12 +356,19 @@ void dispatch_head_dim(int64_t head_dim, Body&& body) {
 
 template <Device D, typename T>
 void attention_forward(T* out, Wide<T>* log_sum, const T* qkv, const int32_t* sequence_offsets,
-                       int64_t num_tokens, int64_t num_sequences, int64_t, int64_t num_kv_heads,
-                       int64_t group_size, int64_t head_dim, double scale, const Stream& stream) {
+                       int64_t num_tokens, int64_t num_sequences, int64_t max_sequence_tokens,
+                       int64_t num_kv_heads, int64_t group_size, int64_t head_dim, double scale,
+                       const Stream& stream) {
   if (num_tokens == 0) return;
   const Heads heads = {static_cast<int>(num_kv_heads), static_cast<int>(group_size),
                        static_cast<int>(head_dim)};
   if constexpr (std::is_same_v<T, BFloat16>) {
+    const AttentionShape shape = {num_sequences, max_sequence_tokens, heads.num_heads(),
+                                  num_kv_heads, head_dim};
+    if (attention_cudnn_forward(out, log_sum, qkv, sequence_offsets, num_tokens, shape,
+                                static_cast<float>(scale), stream)) {
+      return;
+    }
     if (attention_mma_supports(heads, {qkv, out})) {
       return attention_mma_forward(out, log_sum, qkv, sequence_offsets, num_tokens, num_sequences,
                                    heads, static_cast<float>(scale), stream);
@@ -377,11 +385,19 @@ void attention_forward(T* out, Wide<T>* log_sum, const T* qkv, const int32_t* se
 template <Device D, typename T>
 void attention_backward(T* grad_qkv, const T* grad_out, const T* out, const Wide<T>* log_sum,
                         const T* qkv, const int32_t* sequence_offsets, int64_t num_tokens,
-                        int64_t num_sequences, int64_t, int64_t num_kv_heads, int64_t group_size,
-                        int64_t head_dim, double scale, const Stream& stream) {
+                        int64_t num_sequences, int64_t max_sequence_tokens, int64_t num_kv_heads,
+                        int64_t group_size, int64_t head_dim, double scale, const Stream& stream) {
   if (num_tokens == 0) return;
   const Heads heads = {static_cast<int>(num_kv_heads), static_cast<int>(group_size),
                        static_cast<int>(head_dim)};
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const AttentionShape shape = {num_sequences, max_sequence_tokens, heads.num_heads(),
+                                  num_kv_heads, head_dim};
+    if (attention_cudnn_backward(grad_qkv, grad_out, out, log_sum, qkv, sequence_offsets,
+                                 num_tokens, shape, static_cast<float>(scale), stream)) {
+      return;
+    }
+  }
   const int64_t num_rows = num_tokens * heads.num_heads();
   auto* dots = static_cast<float*>(
       libraries_of(stream).workspace(num_rows * static_cast<int64_t>(sizeof(float))));

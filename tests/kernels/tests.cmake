@@ -14,3 +14,15 @@ mirabelle_test(rotary_embedding_test SOURCES kernels/rotary_embedding_test.cpp L
 mirabelle_test(swiglu_test SOURCES kernels/swiglu_test.cpp LIBS mirabelle_kernels)
 mirabelle_test(vector_math_test SOURCES kernels/vector_math_test.cpp LIBS mirabelle_kernels)
 mirabelle_test(key_value_cache_test SOURCES kernels/key_value_cache_test.cpp LIBS mirabelle_kernels)
+if(MIRABELLE_CUDA)
+  find_library(CUDA_DRIVER_STUB cuda HINTS ${CUDAToolkit_LIBRARY_DIR}/stubs NO_DEFAULT_PATH REQUIRED)
+  mirabelle_test(attention_cudnn_test SOURCES kernels/attention_cudnn_test.cpp
+                 LIBS mirabelle_kernels mirabelle_cuda_kernels LABELS no-gpu)
+  target_compile_definitions(attention_cudnn_test PRIVATE
+    MIRABELLE_TESTS="${CMAKE_CURRENT_SOURCE_DIR}" MIRABELLE_CUDA_STUB="${CUDA_DRIVER_STUB}")
+  mirabelle_test(attention_cudnn_gpu_test SOURCES kernels/attention_cudnn_gpu_test.cpp
+                 LIBS mirabelle_kernels mirabelle_cuda_kernels)
+  foreach(test attention_cudnn_test attention_cudnn_gpu_test)
+    target_include_directories(${test} PRIVATE ${CMAKE_SOURCE_DIR}/kernels ${CUDNN_INCLUDE_DIR})
+  endforeach()
+endif()
