@@ -51,6 +51,19 @@ void subtract_code(const TensorView& residual, const TensorView& codes, const Te
   });
 }
 
+void code_distances(const TensorView& distances, const TensorView& residual,
+                    const TensorView& codes, const TensorView& codebook, const Stream& stream) {
+  check_matrix("residual", residual, "[n, codebook_dim]");
+  check_matrix("codebook", codebook, "[codebook_size, codebook_dim]");
+  check_operand("distances", distances, {residual.shape[0]}, residual);
+  check_operand("codebook", codebook, {codebook.shape[0], residual.shape[1]}, residual);
+  check_codes(codes, residual, codebook.shape[0]);
+  dispatch<float>(residual.device, residual.dtype, [&]<Device D, typename T>() {
+    backend::code_distances<D, T>(distances.as<T>(), residual.as<T>(), codes.as<int32_t>(),
+                                  codebook.as<T>(), residual.shape[0], residual.shape[1], stream);
+  });
+}
+
 void accumulate_codes(const TensorView& sums, const TensorView& counts, const TensorView& residual,
                       const TensorView& codes, const Stream& stream) {
   check_matrix("residual", residual, "[n, codebook_dim]");

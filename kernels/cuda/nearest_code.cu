@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "cuda/block_reduce.cuh"
 #include "cuda/sorted_indices.h"
 #include "cuda/vector_load.cuh"
@@ -8,11 +10,11 @@ namespace mirabelle::backend {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kRowsPerBlock = kThreads / kWarp;
+constexpr int kWarps = kThreads / kWarp;  // of a block
 
 /// A warp takes a row.
 __device__ int64_t row_of_warp() {
-  return static_cast<int64_t>(blockIdx.x) * kRowsPerBlock + threadIdx.x / kWarp;
+  return static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -66,23 +68,65 @@ __global__ void __launch_bounds__(kThreads)
   residual[index] -= codebook[codes[index / codebook_dim] * codebook_dim + index % codebook_dim];
 }
 
-/// Block i adds up the run of equal codes that starts at place i of the sorted ones, if one does; a
-/// thread takes a column, so the order is that of the residuals.
+__global__ void __launch_bounds__(kThreads)
+    distances_kernel(float* distances, const float* residual, const int32_t* codes,
+                     const float* codebook, int64_t n, int64_t codebook_dim) {
+  const int64_t row = row_of_warp();
+  if (row >= n) return;
+  const float* x = residual + row * codebook_dim;
+  const float* code = codebook + codes[row] * codebook_dim;
+  float squares = 0;
+  for (int64_t c = threadIdx.x % kWarp; c < codebook_dim; c += kWarp) {
+    const float difference = x[c] - code[c];
+    squares += difference * difference;
+  }
+  squares = warp_reduce(squares, Add());
+  if (threadIdx.x % kWarp == 0) distances[row] = squares;
+}
+
+/// The first place of the ascending `values` [n] with one that is not below `value`.
+__device__ int64_t first_not_below(const int32_t* values, int64_t n, int64_t value) {
+  int64_t begin = 0, end = n;
+  while (begin < end) {
+    const int64_t middle = (begin + end) / 2;
+    if (values[middle] < value) {
+      begin = middle + 1;
+    } else {
+      end = middle;
+    }
+  }
+  return begin;
+}
+
+/// Block (code, columns) adds up the residuals of one code in 32 columns: each warp every kWarps-th
+/// residual, then the warps in their order.
 __global__ void __launch_bounds__(kThreads)
     accumulate_kernel(double* sums, int64_t* counts, const float* residual,
                       const int32_t* sorted_codes, const int32_t* order, int64_t n,
                       int64_t codebook_dim) {
-  const int64_t begin = blockIdx.x;
-  const int64_t code = sorted_codes[begin];
-  if (begin > 0 && sorted_codes[begin - 1] == code) return;
-  int64_t end = begin;
-  while (end < n && sorted_codes[end] == code) ++end;
-  for (int64_t c = threadIdx.x; c < codebook_dim; c += kThreads) {
-    double total = sums[code * codebook_dim + c];
-    for (int64_t i = begin; i < end; ++i) total += residual[order[i] * codebook_dim + c];
-    sums[code * codebook_dim + c] = total;
+  const int64_t code = blockIdx.x;
+  const int64_t begin = first_not_below(sorted_codes, n, code);
+  const int64_t end = first_not_below(sorted_codes, n, code + 1);
+  if (begin == end) return;
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int64_t column = static_cast<int64_t>(blockIdx.y) * kWarp + lane;
+  double sum = 0;
+  if (column < codebook_dim) {
+#pragma unroll 4
+    for (int64_t i = begin + warp; i < end; i += kWarps) {
+      sum += residual[order[i] * codebook_dim + column];
+    }
   }
-  if (threadIdx.x == 0) counts[code] += end - begin;
+  __shared__ double of_warp[kWarps][kWarp];
+  of_warp[warp][lane] = sum;
+  __syncthreads();
+  if (warp > 0) return;
+  if (column < codebook_dim) {
+    double total = sums[code * codebook_dim + column];
+    for (int w = 0; w < kWarps; ++w) total += of_warp[w][lane];
+    sums[code * codebook_dim + column] = total;
+  }
+  if (blockIdx.y == 0 && lane == 0) counts[code] += end - begin;
 }
 
 }  // namespace
@@ -96,11 +140,11 @@ void nearest_code<Device::kCuda, float>(int32_t* codes, const float* residual,
   float *products = workspace, *half_norms = workspace + n * codebook_size;
   matmul<Device::kCuda, float, float>(products, residual, false, codebook, true, false, n,
                                       codebook_size, codebook_dim, stream);
-  half_norms_kernel<<<ceil_div(codebook_size, kRowsPerBlock), kThreads, 0, stream.cuda()>>>(
+  half_norms_kernel<<<ceil_div(codebook_size, kWarps), kThreads, 0, stream.cuda()>>>(
       half_norms, codebook, codebook_size, codebook_dim);
   CUDA_CHECK(cudaGetLastError());
-  nearest_kernel<<<ceil_div(n, kRowsPerBlock), kThreads, 0, stream.cuda()>>>(
-      codes, half_norms, products, n, codebook_size);
+  nearest_kernel<<<ceil_div(n, kWarps), kThreads, 0, stream.cuda()>>>(codes, half_norms, products,
+                                                                      n, codebook_size);
   CUDA_CHECK(cudaGetLastError());
 }
 
@@ -115,13 +159,25 @@ void subtract_code<Device::kCuda, float>(float* residual, const int32_t* codes,
 }
 
 template <>
+void code_distances<Device::kCuda, float>(float* distances, const float* residual,
+                                          const int32_t* codes, const float* codebook, int64_t n,
+                                          int64_t codebook_dim, const Stream& stream) {
+  if (n == 0) return;
+  distances_kernel<<<ceil_div(n, kWarps), kThreads, 0, stream.cuda()>>>(distances, residual, codes,
+                                                                        codebook, n, codebook_dim);
+  CUDA_CHECK(cudaGetLastError());
+}
+
+template <>
 void accumulate_codes<Device::kCuda, float>(double* sums, int64_t* counts, const float* residual,
                                             const int32_t* codes, int64_t n, int64_t codebook_size,
                                             int64_t codebook_dim, const Stream& stream) {
   if (n == 0) return;
   const SortedIndices sorted = sort_indices(codes, n, codebook_size, stream);
-  accumulate_kernel<<<n, kThreads, 0, stream.cuda()>>>(sums, counts, residual, sorted.values,
-                                                       sorted.order, n, codebook_dim);
+  // A block for counts even where a residual has no columns.
+  const dim3 grid(codebook_size, std::max<int64_t>(1, ceil_div(codebook_dim, kWarp)));
+  accumulate_kernel<<<grid, kThreads, 0, stream.cuda()>>>(sums, counts, residual, sorted.values,
+                                                          sorted.order, n, codebook_dim);
   CUDA_CHECK(cudaGetLastError());
 }
 

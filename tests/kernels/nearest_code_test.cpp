@@ -58,6 +58,19 @@ class NearestCodeTest : public BackendTest {
     return to_host<int32_t>(codes.view());
   }
 
+  std::vector<double> run_distances(const std::vector<double>& residual,
+                                    const std::vector<int32_t>& codes,
+                                    const std::vector<double>& codebook, int64_t codebook_dim) {
+    const int64_t n = static_cast<int64_t>(codes.size());
+    const int64_t codebook_size = static_cast<int64_t>(codebook.size()) / codebook_dim;
+    const Buffer distances = make_tensor(GetParam(), {n}, std::vector<double>(n, NAN));
+    const Buffer r = make_tensor(GetParam(), {n, codebook_dim}, residual);
+    const Buffer c = make_tensor(GetParam(), {codebook_size, codebook_dim}, codebook);
+    code_distances(distances.view(), r.view(), make_int_tensor(GetParam(), codes).view(), c.view(),
+                   stream_);
+    return to_doubles(distances.view());
+  }
+
   /// On top of sums of 0.5 and counts of 3.
   Accumulated run_accumulate(const std::vector<double>& residual, const std::vector<int32_t>& codes,
                              int64_t codebook_size, int64_t codebook_dim) {
@@ -182,8 +195,75 @@ TEST_P(NearestCodeTest, SubtractDoesNothingWithoutResiduals) {
   EXPECT_EQ(residual.view().num_elements(), 0);
 }
 
-// On a GPU the threads change nothing, and the case shows that every time gives the same bits.
+TEST_P(NearestCodeTest, DistancesAreThoseToTheChosenCode) {
+  for (int64_t n : {1, 7, 1000}) {
+    for (int64_t codebook_dim : {1, 3, 8, 16, 19, 33, 100, 768}) {
+      const int64_t codebook_size = 9;
+      const auto residual = random_values(n * codebook_dim, 13);
+      const auto codebook = random_values(codebook_size * codebook_dim, 14);
+      std::vector<int32_t> codes(n);
+      for (int64_t i = 0; i < n; ++i) codes[i] = static_cast<int32_t>(i * i % codebook_size);
+      std::vector<double> expected(n);
+      for (int64_t i = 0; i < n; ++i) {
+        expected[i] = squared_distance(&residual[i * codebook_dim],
+                                       &codebook[codes[i] * codebook_dim], codebook_dim);
+      }
+      expect_near(run_distances(residual, codes, codebook, codebook_dim), expected,
+                  GetParam().tolerance, "distances");
+    }
+  }
+}
+
+TEST_P(NearestCodeTest, DistancesAreExactWhereArithmeticIs) {
+  const int64_t n = 301, codebook_size = 17, codebook_dim = 37;
+  const auto codebook = whole_numbers(codebook_size * codebook_dim, 7, 15);
+  auto residual = whole_numbers(n * codebook_dim, 7, 16);
+  std::vector<int32_t> codes(n);
+  std::vector<double> expected(n);
+  for (int64_t i = 0; i < n; ++i) {
+    codes[i] = static_cast<int32_t>(i % codebook_size);
+    const double* code = &codebook[codes[i] * codebook_dim];
+    if (i % 3 == 0) std::copy_n(code, codebook_dim, &residual[i * codebook_dim]);
+    expected[i] = squared_distance(&residual[i * codebook_dim], code, codebook_dim);
+  }
+  EXPECT_EQ(run_distances(residual, codes, codebook, codebook_dim), expected);
+}
+
+TEST_P(NearestCodeTest, DistancesOfNothingAreNothing) {
+  EXPECT_TRUE(run_distances({}, {}, {1, 2}, 2).empty());
+}
+
+TEST_P(NearestCodeTest, AccumulateAddsUpTheResidualsOfEveryCode) {
+  struct Case {
+    int64_t n, codebook_size, codebook_dim;
+  };
+  for (const auto& [n, codebook_size, codebook_dim] :
+       {Case{1, 1, 1}, Case{7, 3, 19}, Case{1000, 1, 33}, Case{1000, 2000, 5}, Case{20001, 300, 32},
+        Case{20001, 4, 70}}) {
+    // Whole numbers of up to 24 bits: every order gives the same float64 sums, and no float32 ones.
+    const auto residual = whole_numbers(n * codebook_dim, 1 << 24, 17);
+    Random random(random_key(18, "test"));
+    std::vector<int32_t> codes(n);
+    for (int32_t& code : codes) {
+      const double u = random.uniform();  // cubed: long runs of the low ones, none of some others
+      code = static_cast<int32_t>(u * u * u * static_cast<double>(codebook_size));
+    }
+    std::vector<double> sums(codebook_size * codebook_dim, 0.5);
+    std::vector<int64_t> counts(codebook_size, 3);
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t c = 0; c < codebook_dim; ++c) {
+        sums[codes[i] * codebook_dim + c] += residual[i * codebook_dim + c];
+      }
+      ++counts[codes[i]];
+    }
+    const Accumulated actual = run_accumulate(residual, codes, codebook_size, codebook_dim);
+    EXPECT_EQ(actual.sums, sums) << n << " residuals of " << codebook_size << " codes";
+    EXPECT_EQ(actual.counts, counts) << n << " residuals of " << codebook_size << " codes";
+  }
+}
+
 TEST_P(NearestCodeTest, AccumulateAddsInTheOrderOfTheResidualsForAnyNumberOfThreads) {
+  if (GetParam().device != Device::kCpu) GTEST_SKIP() << "CPU only";
   const int64_t n = 1000, codebook_size = 13, codebook_dim = 21;
   auto residual = random_values(n * codebook_dim, 11);
   for (int64_t i = 0; i < n * codebook_dim; ++i) {
@@ -223,7 +303,7 @@ Buffer floats(const Shape& shape) { return Buffer(shape, DType::kFloat32); }
 
 struct Operands {
   Buffer codes = Buffer({4}, DType::kInt32), residual = floats({4, 3}), codebook = floats({2, 3});
-  Buffer workspace = floats({10});
+  Buffer workspace = floats({10}), distances = floats({4});
   Buffer sums = Buffer({2, 3}, DType::kFloat64), counts = Buffer({2}, DType::kInt64);
   Stream stream;
 
@@ -244,6 +324,11 @@ struct Operands {
   std::string subtract_error() const {
     return error_of([&] { subtract_code(residual.view(), codes.view(), codebook.view(), stream); });
   }
+  std::string distances_error() const {
+    return error_of([&] {
+      code_distances(distances.view(), residual.view(), codes.view(), codebook.view(), stream);
+    });
+  }
   std::string accumulate_error() const {
     return error_of([&] {
       accumulate_codes(sums.view(), counts.view(), residual.view(), codes.view(), stream);
@@ -255,6 +340,7 @@ TEST(NearestCodeCheckTest, AcceptsMatchingOperands) {
   const Operands operands;
   EXPECT_EQ(operands.nearest_error(), "");
   EXPECT_EQ(operands.subtract_error(), "");
+  EXPECT_EQ(operands.distances_error(), "");
   EXPECT_EQ(operands.accumulate_error(), "");
 }
 
@@ -264,6 +350,7 @@ TEST(NearestCodeCheckTest, RefusesResidualsThatAreNoMatrix) {
   const std::string message = "residual has shape [12], wanted [n, codebook_dim]";
   EXPECT_EQ(operands.nearest_error(), message);
   EXPECT_EQ(operands.subtract_error(), message);
+  EXPECT_EQ(operands.distances_error(), message);
   EXPECT_EQ(operands.accumulate_error(), message);
 }
 
@@ -273,12 +360,15 @@ TEST(NearestCodeCheckTest, RefusesACodebookOfAnotherShapeOrType) {
   EXPECT_EQ(operands.nearest_error(),
             "codebook has shape [6], wanted [codebook_size, codebook_dim]");
   EXPECT_EQ(operands.subtract_error(), operands.nearest_error());
+  EXPECT_EQ(operands.distances_error(), operands.nearest_error());
   operands.codebook = floats({2, 4});
   EXPECT_EQ(operands.nearest_error(), "codebook has shape [2, 4], wanted [2, 3]");
   EXPECT_EQ(operands.subtract_error(), operands.nearest_error());
+  EXPECT_EQ(operands.distances_error(), operands.nearest_error());
   operands.codebook = Buffer({2, 3}, DType::kFloat64);
   EXPECT_EQ(operands.nearest_error(), "codebook is float64, wanted float32");
   EXPECT_EQ(operands.subtract_error(), operands.nearest_error());
+  EXPECT_EQ(operands.distances_error(), operands.nearest_error());
 }
 
 TEST(NearestCodeCheckTest, RefusesCodesOfAnotherShapeOrType) {
@@ -286,10 +376,12 @@ TEST(NearestCodeCheckTest, RefusesCodesOfAnotherShapeOrType) {
   operands.codes = Buffer({3}, DType::kInt32);
   EXPECT_EQ(operands.nearest_error(), "codes has shape [3], wanted [4]");
   EXPECT_EQ(operands.subtract_error(), operands.nearest_error());
+  EXPECT_EQ(operands.distances_error(), operands.nearest_error());
   EXPECT_EQ(operands.accumulate_error(), operands.nearest_error());
   operands.codes = Buffer({4}, DType::kInt64);
   EXPECT_EQ(operands.nearest_error(), "codes is int64, wanted int32");
   EXPECT_EQ(operands.subtract_error(), operands.nearest_error());
+  EXPECT_EQ(operands.distances_error(), operands.nearest_error());
   EXPECT_EQ(operands.accumulate_error(), operands.nearest_error());
 }
 
@@ -297,6 +389,14 @@ TEST(NearestCodeCheckTest, RefusesAWorkspaceOfAnotherSize) {
   Operands operands;
   operands.workspace = floats({8});
   EXPECT_EQ(operands.nearest_error(), "workspace has shape [8], wanted [10]");
+}
+
+TEST(NearestCodeCheckTest, RefusesDistancesOfAnotherShapeOrType) {
+  Operands operands;
+  operands.distances = floats({3});
+  EXPECT_EQ(operands.distances_error(), "distances has shape [3], wanted [4]");
+  operands.distances = Buffer({4}, DType::kFloat64);
+  EXPECT_EQ(operands.distances_error(), "distances is float64, wanted float32");
 }
 
 TEST(NearestCodeCheckTest, RefusesToFindTheNearestOfNothing) {
@@ -311,9 +411,11 @@ TEST(NearestCodeCheckTest, RefusesCodesBeyondTheCodebook) {
   Operands operands;
   operands.codes.view().as<int32_t>()[2] = 2;
   EXPECT_EQ(operands.subtract_error(), "codes[2] is 2, the codebook has 2 rows");
+  EXPECT_EQ(operands.distances_error(), operands.subtract_error());
   EXPECT_EQ(operands.accumulate_error(), operands.subtract_error());
   operands.codes.view().as<int32_t>()[2] = -1;
   EXPECT_EQ(operands.subtract_error(), "codes[2] is -1, the codebook has 2 rows");
+  EXPECT_EQ(operands.distances_error(), operands.subtract_error());
   EXPECT_EQ(operands.accumulate_error(), operands.subtract_error());
 }
 

@@ -22,8 +22,16 @@ void nearest_code(const TensorView& codes, const TensorView& residual, const Ten
 void subtract_code(const TensorView& residual, const TensorView& codes, const TensorView& codebook,
                    const Stream& stream);
 
+/// distances[i] = |residual[i] - codebook[codes[i]]|^2, from the differences: 0 exactly where a
+/// residual equals its code.
+///   distances [n], of the residual's dtype
+/// Throws as subtract_code does.
+void code_distances(const TensorView& distances, const TensorView& residual,
+                    const TensorView& codes, const TensorView& codebook, const Stream& stream);
+
 /// sums [codebook_size, codebook_dim] float64 and counts [codebook_size] int64 += the residuals of
-/// each code, in the order of i. Throws as subtract_code does.
+/// each code: on the CPU in the order of i, on CUDA in an order that depends on the codes alone.
+/// Throws as subtract_code does.
 void accumulate_codes(const TensorView& sums, const TensorView& counts, const TensorView& residual,
                       const TensorView& codes, const Stream& stream);
 
@@ -34,6 +42,9 @@ void nearest_code(int32_t* codes, const T* residual, const T* codebook, int64_t 
 template <Device D, typename T>
 void subtract_code(T* residual, const int32_t* codes, const T* codebook, int64_t n,
                    int64_t codebook_dim, const Stream& stream);
+template <Device D, typename T>
+void code_distances(T* distances, const T* residual, const int32_t* codes, const T* codebook,
+                    int64_t n, int64_t codebook_dim, const Stream& stream);
 template <Device D, typename T>
 void accumulate_codes(double* sums, int64_t* counts, const T* residual, const int32_t* codes,
                       int64_t n, int64_t codebook_size, int64_t codebook_dim, const Stream& stream);
