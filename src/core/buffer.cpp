@@ -41,18 +41,38 @@ void* allocate_zeroed(int64_t size, Device device) {
 }  // namespace
 
 void Buffer::Free::operator()(void* memory) const {
-  if (device == Device::kCpu) std::free(memory);
 #ifdef MIRABELLE_CUDA
+  if (is_pinned) {
+    cudaFreeHost(memory);
+    return;
+  }
   if (device == Device::kCuda) cudaFree(memory);
 #endif
+  if (device == Device::kCpu) std::free(memory);
 }
 
 Buffer::Buffer(int64_t bytes, Device device) : bytes_(bytes) {
   MIRABELLE_CHECK(bytes >= 0, "a buffer of ", bytes, " bytes");
   const int64_t size = std::max(kAlignment, aligned(bytes));
-  memory_ = {allocate_zeroed(size, device), Free{device}};
+  memory_ = {allocate_zeroed(size, device), Free{device, /*is_pinned=*/false}};
   MIRABELLE_CHECK(memory_ != nullptr, "out of memory: ", size, " bytes on ", to_string(device));
   whole_ = {memory_.get(), {bytes}, DType::kUint8, device};
+}
+
+Buffer Buffer::pinned([[maybe_unused]] const Shape& shape, [[maybe_unused]] DType dtype) {
+  Buffer buffer;
+#ifdef MIRABELLE_CUDA
+  buffer.bytes_ = shape.num_elements() * size_in_bytes(dtype);
+  const int64_t size = std::max(kAlignment, aligned(buffer.bytes_));
+  void* memory = nullptr;
+  CUDA_CHECK(cudaMallocHost(&memory, size));
+  buffer.memory_ = {memory, Free{Device::kCpu, /*is_pinned=*/true}};
+  std::memset(memory, 0, size);
+  buffer.whole_ = {memory, shape, dtype, Device::kCpu};
+#else
+  throw_error(ErrorKind::kOther, "this build has no cuda backend");
+#endif
+  return buffer;
 }
 
 TensorView Arena::allocate(const Shape& shape, DType dtype) {

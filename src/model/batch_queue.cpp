@@ -5,10 +5,6 @@
 
 #include "mirabelle/core/copy.h"
 
-#ifdef MIRABELLE_CUDA
-#include "mirabelle/core/cuda_check.h"
-#endif
-
 namespace mirabelle {
 namespace {
 
@@ -19,22 +15,7 @@ int64_t rounded_up(int64_t n) {
   return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(n, 16))));
 }
 
-/// Host memory that a GPU can copy from while the host goes on.
-void* allocate_pinned([[maybe_unused]] int64_t bytes) {
-  void* memory = nullptr;
-#ifdef MIRABELLE_CUDA
-  CUDA_CHECK(cudaMallocHost(&memory, bytes));
-#endif
-  return memory;
-}
-
 }  // namespace
-
-void BatchQueue::FreePinned::operator()([[maybe_unused]] void* memory) const {
-#ifdef MIRABELLE_CUDA
-  cudaFreeHost(memory);
-#endif
-}
 
 int64_t num_padded_sequences(const PackedBatch& batch, int64_t max_tokens,
                              int64_t max_sequence_tokens) {
@@ -74,7 +55,7 @@ BatchQueue::BatchQueue(Device device, int64_t max_tokens, int64_t max_sequence_t
   copies_ = std::make_unique<Stream>(device);
   current_ = Buffer(bytes, device);
   for (Slot& slot : slots_) {
-    slot.pinned.reset(allocate_pinned(bytes));
+    slot.pinned = Buffer::pinned({bytes}, DType::kUint8);
     slot.staging = Buffer(bytes, device);
   }
 }
@@ -106,12 +87,12 @@ void BatchQueue::push(const PackedBatch& batch) {
   }
   slot.copied.synchronize();  // of the batch before; long done
   slot.num_sequences = num_padded_sequences(batch, max_tokens_, max_sequence_tokens_);
-  const PackedBatch padded = parts(slot.pinned.get(), Device::kCpu, slot.num_sequences);
+  const PackedBatch padded = parts(slot.pinned.data(), Device::kCpu, slot.num_sequences);
   pad_batch(padded, batch, max_sequence_tokens_);
   const int64_t used = 4 * max_tokens_ + slot.num_sequences + 1;
   slot.popped.hold(*copies_);
   copy({slot.staging.data(), {used}, DType::kInt32, device_},
-       {slot.pinned.get(), {used}, DType::kInt32, Device::kCpu}, *copies_);
+       {slot.pinned.data(), {used}, DType::kInt32, Device::kCpu}, *copies_);
   slot.copied.record(*copies_);
 }
 

@@ -103,6 +103,21 @@ TEST(BufferTest, OfBytesIsSeenAsBytes) {
   EXPECT_EQ(buffer.view().dtype, DType::kUint8);
 }
 
+TEST(BufferTest, PinnedIsHostMemoryThatIsZeroed) {
+#ifdef MIRABELLE_CUDA
+  if (num_cuda_devices() == 0) GTEST_SKIP() << "no GPU";
+  for (int64_t n : {0, 1, 7, 100000}) {
+    const Buffer buffer = Buffer::pinned({n, 3}, DType::kInt32);
+    EXPECT_EQ(buffer.bytes(), 12 * n);
+    EXPECT_EQ(buffer.view().shape, (Shape{n, 3}));
+    EXPECT_EQ(buffer.view().device, Device::kCpu);
+    for (int64_t i = 0; i < 3 * n; ++i) ASSERT_EQ(buffer.view().as<int32_t>()[i], 0);
+  }
+#else
+  expect_error("this build has no cuda backend", [] { Buffer::pinned({4}, DType::kInt32); });
+#endif
+}
+
 TEST(BufferTest, RefusesMissingDevicesAndImpossibleSizes) {
   expect_error("this build has no cuda backend", [] { Buffer(4, Device::kCuda); });
   expect_error("a buffer of -4 bytes", [] { Buffer(-4, Device::kCpu); });

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "support/backends.h"
+#include "support/devices.h"
 #include "support/errors.h"
 #include "support/tiny_model.h"
 
@@ -84,12 +85,8 @@ TEST(PadBatchTest, DoesNotChangeLossOrGradients) {
               run(batch.view()), 1e-13, "loss and gradients");
 }
 
-class BatchQueueTest : public ::testing::TestWithParam<Device> {
- protected:
-  void SetUp() override {
-    if (GetParam() == Device::kCuda && num_cuda_devices() == 0) GTEST_SKIP() << "no GPU";
-  }
-};
+class BatchQueueTest : public DeviceTest {};
+MIRABELLE_INSTANTIATE_DEVICES(BatchQueueTest);
 
 TEST_P(BatchQueueTest, HandsBatchesOutInOrder) {
   const Stream stream(GetParam());
@@ -126,14 +123,6 @@ TEST_P(BatchQueueTest, RefusesWhatDoesNotFit) {
   queue.push(small.view());
   expect_error("a third batch is pushed", [&] { queue.push(small.view()); });
 }
-
-#ifdef MIRABELLE_CUDA
-INSTANTIATE_TEST_SUITE_P(Devices, BatchQueueTest, ::testing::Values(Device::kCpu, Device::kCuda),
-                         [](const auto& info) { return to_string(info.param); });
-#else
-INSTANTIATE_TEST_SUITE_P(Devices, BatchQueueTest, ::testing::Values(Device::kCpu),
-                         [](const auto& info) { return to_string(info.param); });
-#endif
 
 }  // namespace
 }  // namespace mirabelle::testing

@@ -16,6 +16,9 @@ class Buffer {
     whole_ = {memory_.get(), shape, dtype, device};
   }
 
+  /// On the host, where a GPU copies from and to while the host goes on. Only in builds with CUDA.
+  static Buffer pinned(const Shape& shape, DType dtype);
+
   /// All of it, in the shape and dtype that it was made with.
   const TensorView& view() const { return whole_; }
   void* data() const { return memory_.get(); }
@@ -24,6 +27,7 @@ class Buffer {
  private:
   struct Free {
     Device device;
+    bool is_pinned;
     void operator()(void* memory) const;
   };
   std::unique_ptr<void, Free> memory_;

@@ -29,12 +29,9 @@ class BatchQueue {
 
  private:
   static constexpr int kSlots = 2;
-  struct FreePinned {
-    void operator()(void* memory) const;
-  };
   /// A batch on its way.
   struct Slot {
-    std::unique_ptr<void, FreePinned> pinned;
+    Buffer pinned;         // on the host
     Buffer staging;        // the same on the GPU
     Event copied, popped;  // the pinned memory was read; the staging buffer was
     int64_t num_sequences = 0;
