@@ -8,13 +8,13 @@ usage: launch/validate_gpu.sh [--output DIR] [--data DIR] [--only STEP[,STEP...]
 
   --output DIR   reports and logs (runs/validate_gpu)
   --data DIR     also trains on this data set (Amazon Beauty)
-  --only STEPS   of: tests losses repeat ranks train sanitizer benchmark
+  --only STEPS   of: tests tokenizer losses repeat ranks train sanitizer benchmark
   --preset NAME  the build to check (cuda)
 
 Works in a source tree after launch/build.sh cuda, and in a folder made by launch/bundle.sh.
 TEXT
 }
-output=runs/validate_gpu data='' preset=cuda only=tests,losses,repeat,ranks,train,sanitizer,benchmark
+output=runs/validate_gpu data='' preset=cuda only=tests,tokenizer,losses,repeat,ranks,train,sanitizer,benchmark
 while [[ $# -gt 0 ]]; do
   case $1 in
     --help | -h) usage && exit 0 ;;
@@ -61,7 +61,7 @@ check_tests() {
   for test in "$bin"/*_test; do
     name=$(basename "$test")
     [[ $("$test" --gtest_list_tests --gtest_filter='*cuda*:*Cuda*:*gpu*:*Gpu*:*nccl*' 2> /dev/null) ]] || continue
-    for ranks in 1 $([[ $name == communicator_test ]] && echo "2 4"); do
+    for ranks in 1 $([[ $name == @(communicator|rank_independence)_test ]] && echo "2 4"); do
       if logged "$name.$ranks" mpirun "$ranks" env OMP_NUM_THREADS=2 "$test" \
         --gtest_filter='*cuda*:*Cuda*:*gpu*:*Gpu*:*nccl*'; then
         status=passed
@@ -83,6 +83,26 @@ prepare() {
     logged tokenizer mpirun 1 "$bin/mirabelle-tokenizer-build" \
       --config "$root/configs/synthetic/semantic_ids.yaml" \
       --set "data.corpus=$output/corpus" --set "tokenizer.file=$output/tokenizer.h5"
+}
+build_tokenizer() { # build_tokenizer NAME RANKS BACKEND: its report goes to $output/tokenizer.NAME.json
+  logged "tokenizer.$1" mpirun "$2" "$bin/mirabelle-tokenizer-build" \
+    --config "$root/configs/synthetic/semantic_ids.yaml" --set "backend=$3" \
+    --set "data.corpus=$output/corpus" --set "tokenizer.file=$output/tokenizer.check.h5" \
+    --json "$output/tokenizer.$1.json"
+}
+last_error() { # of the last level, in the report of build NAME
+  grep -o '"relative_error": *[0-9.e-]*' "$output/tokenizer.$1.json" | tail -n 1 | grep -o '[0-9.e-]*$'
+}
+check_tokenizer() {
+  local cpu gpu status=failed
+  prepare && build_tokenizer cpu 1 cpu && build_tokenizer gpu 1 cuda && build_tokenizer gpu2 2 cuda
+  cpu=$(last_error cpu) gpu=$(last_error gpu)
+  # Products that differ in their last bits may send some items elsewhere.
+  awk "BEGIN { d = $gpu / $cpu - 1; exit !(d * d < 0.02 * 0.02) }" 2> /dev/null && status=passed
+  record "tokenizer, GPU against CPU" "$status" "relative error $gpu and $cpu"
+  status=failed
+  cmp -s "$output/tokenizer.gpu.json" "$output/tokenizer.gpu2.json" && status=passed
+  record "tokenizer, 2 ranks on one GPU" "$status" "all codes' counts and errors, bit by bit"
 }
 run_steps() { # run_steps NAME RANKS ARGUMENT...: 50 steps into $output/NAME
   local name=$1 ranks=$2
@@ -174,7 +194,7 @@ check_sanitizer() {
   local sanitizer test
   sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)
   [[ -n $sanitizer ]] || { record "compute-sanitizer" failed "not installed"; return; }
-  for test in "$bin"/{rms_norm,embedding,cross_entropy,attention,top_k,adamw,reduce,swiglu,rotary_embedding,nearest_code}_test; do
+  for test in "$bin"/{rms_norm,embedding,cross_entropy,attention,top_k,adamw,reduce,swiglu,rotary_embedding,nearest_code,code_assigner}_test; do
     if logged "sanitizer.$(basename "$test")" timeout 300 "$sanitizer" --error-exitcode 9 "$test" \
       --gtest_filter='*cuda*:-*Large*'; then
       record "sanitizer, $(basename "$test")" passed "no error"
@@ -207,7 +227,7 @@ check_benchmark() {
 SIZES
 }
 
-for step in tests losses repeat ranks train sanitizer benchmark; do
+for step in tests tokenizer losses repeat ranks train sanitizer benchmark; do
   wants "$step" && "check_$step"
 done
 
