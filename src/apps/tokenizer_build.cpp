@@ -1,3 +1,5 @@
+#include <omp.h>
+
 #include <CLI/CLI.hpp>
 #include <iostream>
 
@@ -14,6 +16,11 @@ namespace mirabelle {
 namespace {
 
 TokenizerFile build(const Corpus& corpus, const Config& config, const Communicator& world) {
+  const Device device = choose_device(config.backend, world);
+  if (world.rank() == 0) {
+    spdlog::info("backend {}, {} ranks x {} threads", describe(device), world.size(),
+                 omp_get_max_threads());
+  }
   Progress progress("tokenizer", world.rank() == 0);
   const auto show = [&](const KMeansProgress& now) {
     progress.update(
@@ -24,7 +31,7 @@ TokenizerFile build(const Corpus& corpus, const Config& config, const Communicat
             format_number(100 * now.relative_change, 3) + " %  " +
             format_count(static_cast<int64_t>(now.items_per_second)) + " items/s");
   };
-  return build_tokenizer(corpus, config.tokenizer, to_yaml(config), world, show);
+  return build_tokenizer(corpus, config.tokenizer, to_yaml(config), device, world, show);
 }
 
 TokenizerFile assign(const Corpus& corpus, const Config& config, const Communicator& world) {
@@ -61,9 +68,6 @@ int run(int argc, char** argv, const Communicator& world) {
   if (const auto status = command_line.parse(argc, argv, world)) return *status;
   MIRABELLE_CHECK_USAGE(!config.data.corpus.empty(),
                         "data.corpus must name the folder of a corpus (see mirabelle-data import)");
-  if (world.rank() == 0 && config.backend.backend == "cuda") {
-    spdlog::warn("backend cuda is wanted; tokenizers are built on the CPU in this version");
-  }
 
   const Corpus corpus(config.data.corpus);
   const TokenizerFile tokenizer =

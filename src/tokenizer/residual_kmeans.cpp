@@ -11,6 +11,7 @@
 #include "mirabelle/core/random.h"
 #include "mirabelle/kernels/nearest_code.h"
 #include "mirabelle/tokenizer/canonical_sum.h"
+#include "mirabelle/tokenizer/code_assigner.h"
 
 namespace mirabelle {
 namespace {
@@ -25,26 +26,29 @@ void for_each_batch(IndexRange range, int64_t batch_items, const Body& body) {
   }
 }
 
-/// In independent lanes, which the compiler can keep in vector registers.
-float squared_distance(const float* a, const float* b, int64_t dim) {
-  constexpr int64_t kLanes = 16;
-  float lanes[kLanes] = {};
-  int64_t j = 0;
-  for (; j + kLanes <= dim; j += kLanes) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const float difference = a[j + lane] - b[j + lane];
-      lanes[lane] += difference * difference;
-    }
+/// Column means of (x - center)^power; power 1 or 2.
+std::vector<double> column_means(const ItemRows& rows, const std::vector<double>& center, int power,
+                                 int64_t batch_items, const Communicator& communicator) {
+  std::vector<float> batch;
+  CanonicalSum sum(communicator);
+  for (int64_t chunk = sum.chunks().begin; chunk < sum.chunks().end; ++chunk) {
+    std::vector<double> sums(rows.dim);
+    for_each_batch(CanonicalSum::items(chunk, rows.num_items), batch_items,
+                   [&](int64_t begin, int64_t end) {
+                     batch.resize((end - begin) * rows.dim);
+                     rows.read(begin, end, batch.data());
+                     for (size_t i = 0; i < batch.size(); i += rows.dim) {
+                       for (int64_t j = 0; j < rows.dim; ++j) {
+                         const double difference = batch[i + j] - center[j];
+                         sums[j] += power == 1 ? difference : difference * difference;
+                       }
+                     }
+                   });
+    sum.add(std::move(sums));
   }
-  float sum = std::accumulate(lanes, lanes + kLanes, 0.0f);
-  for (; j < dim; ++j) sum += (a[j] - b[j]) * (a[j] - b[j]);
-  return sum;
-}
-
-double squared_norm(const float* row, int64_t dim) {
-  double sum = 0;
-  for (int64_t j = 0; j < dim; ++j) sum += static_cast<double>(row[j]) * row[j];
-  return sum;
+  std::vector<double> means = sum.finish();
+  for (double& mean : means) mean /= static_cast<double>(rows.num_items);
+  return means;
 }
 
 // --- the start --------------------------------------------------------------------------------
@@ -87,16 +91,19 @@ std::vector<float> read_items(const ItemRows& rows, const std::vector<int64_t>& 
 Codebook draw_far_apart(const std::vector<float>& sample, int64_t dim, int64_t size,
                         Random& random) {
   const int64_t n = static_cast<int64_t>(sample.size()) / dim;
-  std::vector<float> distance(n, std::numeric_limits<float>::max());
+  const std::vector<int32_t> zeros(n);
+  std::vector<float> distance(n, std::numeric_limits<float>::max()), to_chosen(n);
   Codebook codebook{0, dim, {}};
   int64_t chosen = random.below(n);
   while (true) {
     const float* row = sample.data() + chosen * dim;
     codebook.rows.insert(codebook.rows.end(), row, row + dim);
     ++codebook.size;
+    code_distances(view_of(to_chosen), view_of(sample.data(), {n, dim}), view_of(zeros),
+                   view_of(row, {1, dim}), Stream());
     double total = 0;
     for (int64_t i = 0; i < n; ++i) {
-      distance[i] = std::min(distance[i], squared_distance(sample.data() + i * dim, row, dim));
+      distance[i] = std::min(distance[i], to_chosen[i]);
       total += distance[i];
     }
     if (codebook.size == size || total == 0) return codebook;
@@ -196,17 +203,34 @@ struct Assignment {
 
 class Fit {
  public:
-  Fit(const ItemRows& rows, const TokenizerConfig& config, const Communicator& communicator,
+  Fit(const ItemRows& rows, const TokenizerConfig& config, Device device,
+      const Communicator& communicator,
       const std::function<void(const KMeansProgress&)>& on_progress)
-      : rows_(rows), config_(config), communicator_(communicator), on_progress_(on_progress) {
+      : rows_(rows),
+        config_(config),
+        communicator_(communicator),
+        on_progress_(on_progress),
+        most_codes_(*std::max_element(config.levels.begin(), config.levels.end())),
+        assigner_(rows, result_, largest_batch(rows, config), most_codes_,
+                  static_cast<int64_t>(config.levels.size()), device) {
+    const IndexRange chunks = CanonicalSum(communicator).chunks();
+    for (int64_t chunk = chunks.begin; chunk < chunks.end; ++chunk) {
+      for_each_batch(CanonicalSum::items(chunk, rows.num_items), config.batch_items,
+                     [&](int64_t begin, int64_t end) {
+                       batches_.push_back({begin, end});
+                     });
+    }
     if (communicator.rank() > 0) return;
-    const int64_t most_codes = *std::max_element(config.levels.begin(), config.levels.end());
     const int64_t count =
-        std::min(rows.num_items, std::max(config.initialization_sample, most_codes));
-    sample_ = read_items(rows, draw_sample(rows.num_items, count, config.seed), config.batch_items);
+        std::min(rows.num_items, std::max(config.initialization_sample, most_codes_));
+    sample_items_ = draw_sample(rows.num_items, count, config.seed);
+    sample_ = read_items(rows, sample_items_, config.batch_items);
   }
 
   ResidualKMeans run() {
+    const std::vector<double> squares =
+        column_means(rows_, std::vector<double>(rows_.dim), 2, config_.batch_items, communicator_);
+    result_.errors.push_back(std::accumulate(squares.begin(), squares.end(), 0.0));
     for (int64_t level = 0; level < static_cast<int64_t>(config_.levels.size()); ++level) {
       fit_level(level);
     }
@@ -253,42 +277,25 @@ class Fit {
     return codebook;
   }
 
-  /// What the finished levels leave of items [begin, end).
-  float* read_residual(int64_t begin, int64_t end) {
-    const int64_t n = end - begin;
-    residual_.resize(std::max<size_t>(residual_.size(), n * rows_.dim));
-    rows_.read(begin, end, residual_.data());
-    for (int64_t earlier = 0; earlier < level(); ++earlier) {
-      const Codebook& codebook = result_.codebooks[earlier];
-      subtract_code(view_of(residual_.data(), {n, rows_.dim}),
-                    view_of(result_.codes[earlier].data() + begin, {n}),
-                    view_of(codebook.rows.data(), {codebook.size, codebook.dim}), Stream());
-    }
-    return residual_.data();
-  }
-
   Assignment assign(const Codebook& codebook) {
     const int64_t size = codebook.size, dim = codebook.dim;
     Assignment assignment{{}, {}, 0, FarthestItems(config_.levels[level()])};
     CanonicalSum sum(communicator_);
-    std::vector<int32_t> codes(std::min(config_.batch_items, rows_.num_items));
+    assigner_.start_pass(codebook, batches_);
     for (int64_t chunk = sum.chunks().begin; chunk < sum.chunks().end; ++chunk) {
       std::vector<double> values(size * dim + size + 1);  // sums, counts, squared distances
       std::vector<int64_t> counts(size);
-      const IndexRange items = CanonicalSum::items(chunk, rows_.num_items);
-      for_each_batch(items, config_.batch_items, [&](int64_t begin, int64_t end) {
-        const int64_t n = end - begin;
-        float* residual = read_residual(begin, end);
-        nearest(codes.data(), residual, n, codebook);
-        accumulate_codes(view_of(values.data(), {size, dim}), view_of(counts.data(), {size}),
-                         view_of(residual, {n, dim}), view_of(codes.data(), {n}), Stream());
-        for (int64_t i = 0; i < n; ++i) {
-          const double distance =
-              squared_distance(residual + i * dim, codebook.rows.data() + codes[i] * dim, dim);
-          values.back() += distance;
-          assignment.farthest.add({distance, begin + i});
-        }
-      });
+      assigner_.start_sums(values.data(), counts.data());
+      for_each_batch(CanonicalSum::items(chunk, rows_.num_items), config_.batch_items,
+                     [&](int64_t begin, int64_t end) {
+                       const AssignedBatch batch = assigner_.next();
+                       for (int64_t i = begin; i < end; ++i) {
+                         const double distance = batch.distances[i - begin];
+                         values.back() += distance;
+                         assignment.farthest.add({distance, i});
+                       }
+                     });
+      assigner_.finish_sums();
       std::copy(counts.begin(), counts.end(), values.begin() + size * dim);
       sum.add(std::move(values));
     }
@@ -297,14 +304,6 @@ class Fit {
     assignment.counts.assign(total.begin() + size * dim, total.end() - 1);
     assignment.error = total.back() / static_cast<double>(rows_.num_items);
     return assignment;
-  }
-
-  void nearest(int32_t* codes, const float* residual, int64_t n, const Codebook& codebook) {
-    const int64_t needed = (n + 1) * codebook.size;
-    workspace_.resize(std::max<size_t>(workspace_.size(), needed));
-    nearest_code(view_of(codes, {n}), view_of(residual, {n, codebook.dim}),
-                 view_of(codebook.rows.data(), {codebook.size, codebook.dim}),
-                 view_of(workspace_.data(), {needed}), Stream());
   }
 
   /// Means of the assigned residuals; codes without any, and rows that the start did not find, go
@@ -350,12 +349,12 @@ class Fit {
     for (const FarItem& candidate : far) {
       const int64_t num_found = static_cast<int64_t>(found.size()) / rows_.dim;
       if (num_found == count) break;
-      const float* row = read_residual(candidate.item, candidate.item + 1);
+      const std::vector<float> row = assigner_.residual_of(candidate.item);
       bool is_new = true;
       for (int64_t i = 0; is_new && i < num_found; ++i) {
-        is_new = !std::equal(row, row + rows_.dim, found.data() + i * rows_.dim);
+        is_new = !std::equal(row.begin(), row.end(), found.data() + i * rows_.dim);
       }
-      if (is_new) found.insert(found.end(), row, row + rows_.dim);
+      if (is_new) found.insert(found.end(), row.begin(), row.end());
     }
     return found;
   }
@@ -364,69 +363,47 @@ class Fit {
   void finish_level(Codebook codebook) {
     std::vector<int32_t> codes(rows_.num_items);
     CanonicalSum sum(communicator_);
+    assigner_.start_pass(codebook, batches_);
     for (int64_t chunk = sum.chunks().begin; chunk < sum.chunks().end; ++chunk) {
-      std::vector<double> errors(2);  // before, after
-      const IndexRange items = CanonicalSum::items(chunk, rows_.num_items);
-      for_each_batch(items, config_.batch_items, [&](int64_t begin, int64_t end) {
-        float* residual = read_residual(begin, end);
-        const int64_t n = end - begin;
-        for (int64_t i = 0; i < n; ++i)
-          errors[0] += squared_norm(residual + i * rows_.dim, rows_.dim);
-        encode_level(codes.data() + begin, residual, n, codebook);
-        for (int64_t i = 0; i < n; ++i)
-          errors[1] += squared_norm(residual + i * rows_.dim, rows_.dim);
-      });
-      sum.add(std::move(errors));
+      double squares = 0;
+      for_each_batch(CanonicalSum::items(chunk, rows_.num_items), config_.batch_items,
+                     [&](int64_t begin, int64_t end) {
+                       const AssignedBatch batch = assigner_.next();
+                       std::copy_n(batch.codes, end - begin, codes.data() + begin);
+                       for (int64_t i = 0; i < end - begin; ++i) squares += batch.distances[i];
+                     });
+      sum.add({squares});
     }
-    const std::vector<double> errors = sum.finish();
-    const double n = static_cast<double>(rows_.num_items);
-    if (result_.errors.empty()) result_.errors.push_back(errors[0] / n);
-    result_.errors.push_back(errors[1] / n);
+    result_.errors.push_back(sum.finish()[0] / static_cast<double>(rows_.num_items));
 
     // Every item's code is set on one rank and 0 on the others.
-    communicator_.all_reduce(view_of(codes.data(), {rows_.num_items}), ReduceOp::kSum, Stream());
-    const int64_t num_sampled = static_cast<int64_t>(sample_.size()) / rows_.dim;
-    std::vector<int32_t> sample_codes(num_sampled);
-    encode_level(sample_codes.data(), sample_.data(), num_sampled, codebook);
+    communicator_.all_reduce(view_of(codes), ReduceOp::kSum, Stream());
+    const int64_t num_sampled = static_cast<int64_t>(sample_items_.size());
+    std::vector<int32_t> sample_codes;
+    for (const int64_t item : sample_items_) sample_codes.push_back(codes[item]);
+    subtract_code(view_of(sample_.data(), {num_sampled, rows_.dim}), view_of(sample_codes),
+                  view_of(codebook.rows.data(), {codebook.size, codebook.dim}), Stream());
     result_.codes.push_back(std::move(codes));
     result_.codebooks.push_back(std::move(codebook));
+  }
+
+  /// A batch is part of a chunk.
+  static int64_t largest_batch(const ItemRows& rows, const TokenizerConfig& config) {
+    const int64_t chunk = (rows.num_items - 1) / CanonicalSum::kNumChunks + 1;
+    return std::min(config.batch_items, chunk);
   }
 
   const ItemRows& rows_;
   const TokenizerConfig& config_;
   const Communicator& communicator_;
   const std::function<void(const KMeansProgress&)>& on_progress_;
+  const int64_t most_codes_;
   ResidualKMeans result_;
-  std::vector<float> sample_;  // residuals; only on rank 0
-  std::vector<float> residual_, workspace_;
+  CodeAssigner assigner_;
+  std::vector<IndexRange> batches_;    // of this rank
+  std::vector<int64_t> sample_items_;  // only on rank 0
+  std::vector<float> sample_;          // their residuals
 };
-
-// --- normalisation ----------------------------------------------------------------------------
-
-/// Column means of (x - center)^power; power 1 or 2.
-std::vector<double> column_means(const ItemRows& rows, const std::vector<double>& center, int power,
-                                 int64_t batch_items, const Communicator& communicator) {
-  std::vector<float> batch;
-  CanonicalSum sum(communicator);
-  for (int64_t chunk = sum.chunks().begin; chunk < sum.chunks().end; ++chunk) {
-    std::vector<double> sums(rows.dim);
-    for_each_batch(CanonicalSum::items(chunk, rows.num_items), batch_items,
-                   [&](int64_t begin, int64_t end) {
-                     batch.resize((end - begin) * rows.dim);
-                     rows.read(begin, end, batch.data());
-                     for (size_t i = 0; i < batch.size(); i += rows.dim) {
-                       for (int64_t j = 0; j < rows.dim; ++j) {
-                         const double difference = batch[i + j] - center[j];
-                         sums[j] += power == 1 ? difference : difference * difference;
-                       }
-                     }
-                   });
-    sum.add(std::move(sums));
-  }
-  std::vector<double> means = sum.finish();
-  for (double& mean : means) mean /= static_cast<double>(rows.num_items);
-  return means;
-}
 
 }  // namespace
 
@@ -459,11 +436,11 @@ FeatureNormalization fit_normalization(const std::vector<FeatureSource>& sources
   return normalization;
 }
 
-ResidualKMeans residual_kmeans(const ItemRows& rows, const TokenizerConfig& config,
+ResidualKMeans residual_kmeans(const ItemRows& rows, const TokenizerConfig& config, Device device,
                                const Communicator& communicator,
                                const std::function<void(const KMeansProgress&)>& on_progress) {
   MIRABELLE_CHECK_DATA(rows.num_items > 0, "there are no items to make semantic IDs for");
-  return Fit(rows, config, communicator, on_progress).run();
+  return Fit(rows, config, device, communicator, on_progress).run();
 }
 
 }  // namespace mirabelle

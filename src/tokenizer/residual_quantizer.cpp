@@ -7,6 +7,21 @@
 #include "mirabelle/kernels/nearest_code.h"
 
 namespace mirabelle {
+namespace {
+
+/// codes [n] = the codebook's rows nearest to the residuals [n, dim], which lose those rows.
+void encode_level(int32_t* codes, float* residual, int64_t n, const Codebook& codebook) {
+  std::vector<float> workspace((n + 1) * codebook.size);
+  const TensorView codes_view = view_of(codes, {n});
+  const TensorView residual_view = view_of(residual, {n, codebook.dim});
+  const TensorView rows = view_of(codebook.rows.data(), {codebook.size, codebook.dim});
+  const TensorView workspace_view = view_of(workspace.data(), {(n + 1) * codebook.size});
+  const Stream stream;
+  nearest_code(codes_view, residual_view, rows, workspace_view, stream);
+  subtract_code(residual_view, codes_view, rows, stream);
+}
+
+}  // namespace
 
 int64_t FeatureNormalization::feature_dim() const {
   int64_t dim = 0;
@@ -37,17 +52,6 @@ void FeatureNormalization::apply(float* rows, int64_t n) const {
       row[j] = static_cast<float>(row[j] - means[j]) * scale[j];
     }
   }
-}
-
-void encode_level(int32_t* codes, float* residual, int64_t n, const Codebook& codebook) {
-  std::vector<float> workspace((n + 1) * codebook.size);
-  const TensorView codes_view = view_of(codes, {n});
-  const TensorView residual_view = view_of(residual, {n, codebook.dim});
-  const TensorView rows = view_of(codebook.rows.data(), {codebook.size, codebook.dim});
-  const TensorView workspace_view = view_of(workspace.data(), {(n + 1) * codebook.size});
-  const Stream stream;
-  nearest_code(codes_view, residual_view, rows, workspace_view, stream);
-  subtract_code(residual_view, codes_view, rows, stream);
 }
 
 void ResidualQuantizer::encode(int32_t* codes, float* features, int64_t n) const {

@@ -287,7 +287,8 @@ int64_t disambiguation_level_size(int64_t largest_group) {
 }
 
 TokenizerFile build_tokenizer(const Corpus& corpus, const TokenizerConfig& config,
-                              const std::string& config_text, const Communicator& communicator,
+                              const std::string& config_text, Device device,
+                              const Communicator& communicator,
                               const std::function<void(const KMeansProgress&)>& on_progress) {
   MIRABELLE_CHECK_DATA(corpus.num_items() > 0, "corpus ", corpus.folder().string(),
                        " has no items to make semantic IDs for");
@@ -310,7 +311,7 @@ TokenizerFile build_tokenizer(const Corpus& corpus, const TokenizerConfig& confi
                         config.standardize == "per_source", config.batch_items, communicator);
   ResidualKMeans fit =
       residual_kmeans(windowed_rows(normalized_rows(fused, normalization), config.batch_items),
-                      config, communicator, on_progress);
+                      config, device, communicator, on_progress);
 
   const int64_t num_levels = static_cast<int64_t>(config.levels.size());
   std::vector<int32_t> codes = append_disambiguation_codes(rows_of(fit.codes), num_levels);

@@ -29,7 +29,7 @@ void TokenizerConfig::visit(ConfigFields& fields) {
   fields.field("seed", seed, "of the initialization");
   fields.field("collisions", collisions,
                "items with equal codes: 'disambiguation_code' numbers them at one more level");
-  fields.field("batch_items", batch_items, "items in memory at a time, on each rank");
+  fields.field("batch_items", batch_items, "items in memory at a time, on each rank and its GPU");
 }
 
 void TokenizerConfig::check() const {

@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 
+#include "mirabelle/core/device.h"
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/files.h"
 #include "mirabelle/core/hdf5_file.h"
@@ -90,6 +91,15 @@ TEST_F(TokenizerBuildTest, EndsWithStatusTwoForBadConfiguration) {
   EXPECT_EQ(run(set_file("t.h5")), 2);
   EXPECT_TRUE(said("data.corpus must name")) << output_;
   EXPECT_FALSE(std::filesystem::exists(folder_ / "t.h5"));
+}
+
+TEST_F(TokenizerBuildTest, SaysTheBackendAndRefusesOneThatIsNotThere) {
+  EXPECT_EQ(run(set_corpus() + set_file("t.h5") + " --set backend=cpu"), 0) << output_;
+  EXPECT_TRUE(said("backend cpu (")) << output_;
+  if (num_cuda_devices() > 0) return;
+  EXPECT_EQ(run(set_corpus() + set_file("u.h5") + " --set backend=cuda"), 2) << output_;
+  EXPECT_TRUE(said("backend cuda is wanted, but this machine has no GPU")) << output_;
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "u.h5"));
 }
 
 TEST_F(TokenizerBuildTest, EndsWithStatusThreeForBadData) {

@@ -6,8 +6,9 @@
 #include "mirabelle/core/random.h"
 #include "mirabelle/tokenizer/canonical_sum.h"
 #include "mirabelle/tokenizer/residual_kmeans.h"
+#include "support/devices.h"
 
-namespace mirabelle {
+namespace mirabelle::testing {
 namespace {
 
 /// The same verdict on every rank.
@@ -67,7 +68,7 @@ ItemRows rows_of(const std::vector<float>& values, int64_t dim) {
 }
 
 void expect_same_fit(int64_t num_items, int64_t dim, int64_t num_different,
-                     TokenizerConfig config) {
+                     const TokenizerConfig& config, Device device) {
   std::vector<float> values(num_items * dim);
   for (int64_t i = 0; i < num_items; ++i) {
     for (int64_t j = 0; j < dim; ++j) {
@@ -78,7 +79,7 @@ void expect_same_fit(int64_t num_items, int64_t dim, int64_t num_different,
   const auto self = make_self_communicator();
   const ItemRows rows = rows_of(values, dim);
   const auto fit = [&](const Communicator& communicator) {
-    return residual_kmeans(rows, config, communicator);
+    return residual_kmeans(rows, config, device, communicator);
   };
   const ResidualKMeans together = fit(*world), alone = fit(*self);
   bool same_codebooks = together.codebooks.size() == alone.codebooks.size();
@@ -90,31 +91,35 @@ void expect_same_fit(int64_t num_items, int64_t dim, int64_t num_different,
   expect_on_all_ranks(*world, together.errors == alone.errors, "the errors");
 }
 
-TEST(RankIndependenceTest, CodebooksAndCodesHaveTheSameBits) {
+class RankIndependenceTest : public DeviceTest {};
+MIRABELLE_INSTANTIATE_DEVICES(RankIndependenceTest);
+
+TEST_P(RankIndependenceTest, CodebooksAndCodesHaveTheSameBits) {
   TokenizerConfig config;
   config.levels = {32, 16, 5};
   config.batch_items = 100;
   config.iterations = 10;
-  expect_same_fit(3001, 24, 3001, config);
+  expect_same_fit(3001, 24, 3001, config, GetParam());
 }
 
-TEST(RankIndependenceTest, HoldsWhileEmptyCodesMove) {
+TEST_P(RankIndependenceTest, HoldsWhileEmptyCodesMove) {
   TokenizerConfig config;
   config.levels = {64, 8};
   config.batch_items = 16;
   config.initialization = "sample";
-  expect_same_fit(1000, 6, 90, config);  // many duplicates, so the start draws some twice
+  expect_same_fit(1000, 6, 90, config,
+                  GetParam());  // many duplicates, so the start draws some twice
 }
 
-TEST(RankIndependenceTest, HoldsForFewerItemsThanChunks) {
+TEST_P(RankIndependenceTest, HoldsForFewerItemsThanChunks) {
   TokenizerConfig config;
   config.levels = {4, 4};
-  expect_same_fit(3, 5, 3, config);
-  expect_same_fit(1, 5, 1, config);
-  expect_same_fit(50, 5, 20, config);
+  expect_same_fit(3, 5, 3, config, GetParam());
+  expect_same_fit(1, 5, 1, config, GetParam());
+  expect_same_fit(50, 5, 20, config, GetParam());
 }
 
-TEST(RankIndependenceTest, NormalisationHasTheSameBits) {
+TEST(FitNormalizationTest, HasTheSameBitsForAnyNumberOfRanks) {
   std::vector<float> values(2003 * 6);
   for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(random_normal(3, i));
   const auto world = make_mpi_communicator();
@@ -129,4 +134,4 @@ TEST(RankIndependenceTest, NormalisationHasTheSameBits) {
 }
 
 }  // namespace
-}  // namespace mirabelle
+}  // namespace mirabelle::testing

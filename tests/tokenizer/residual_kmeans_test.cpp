@@ -8,8 +8,9 @@
 
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/random.h"
+#include "support/devices.h"
 
-namespace mirabelle {
+namespace mirabelle::testing {
 namespace {
 
 /// A matrix in memory, which refuses to be read in pieces larger than it was promised.
@@ -52,9 +53,17 @@ TokenizerConfig config_of(std::vector<int64_t> levels) {
   return config;
 }
 
-ResidualKMeans fit(Matrix& matrix, const TokenizerConfig& config) {
-  return residual_kmeans(matrix.rows(), config, *make_self_communicator());
+ResidualKMeans fit_on(Device device, Matrix& matrix, const TokenizerConfig& config) {
+  return residual_kmeans(matrix.rows(), config, device, *make_self_communicator());
 }
+
+class ResidualKMeansTest : public DeviceTest {
+ protected:
+  static ResidualKMeans fit(Matrix& matrix, const TokenizerConfig& config) {
+    return fit_on(GetParam(), matrix, config);
+  }
+};
+MIRABELLE_INSTANTIATE_DEVICES(ResidualKMeansTest);
 
 // The oracle: everything in double, from the definitions.
 using Doubles = std::vector<double>;
@@ -117,7 +126,7 @@ int64_t num_used(const std::vector<int32_t>& codes) {
   return static_cast<int64_t>(std::set(codes.begin(), codes.end()).size());
 }
 
-TEST(ResidualKMeansTest, EndsAtAFixedPointOfTheNaiveAlgorithm) {
+TEST_P(ResidualKMeansTest, EndsAtAFixedPointOfTheNaiveAlgorithm) {
   Matrix matrix = clustered(301, 5, 12, 2.0, 1);
   const ResidualKMeans fitted = fit(matrix, config_of({9, 5, 3}));
   ASSERT_EQ(fitted.codebooks.size(), 3u);
@@ -127,14 +136,14 @@ TEST(ResidualKMeansTest, EndsAtAFixedPointOfTheNaiveAlgorithm) {
   EXPECT_LT(fitted.errors[3], fitted.errors[2]);
 }
 
-TEST(ResidualKMeansTest, EndsAtAFixedPointFromASampledStart) {
+TEST_P(ResidualKMeansTest, EndsAtAFixedPointFromASampledStart) {
   Matrix matrix = clustered(301, 17, 12, 2.0, 2);
   TokenizerConfig config = config_of({16, 4});
   config.initialization = "sample";
   expect_fixed_point(matrix, fit(matrix, config));
 }
 
-TEST(ResidualKMeansTest, FindsWellSeparatedClustersExactly) {
+TEST_P(ResidualKMeansTest, FindsWellSeparatedClustersExactly) {
   constexpr int64_t kClusters = 10, kDim = 8;
   Matrix matrix = clustered(500, kDim, kClusters, 0.01, 3);
   const ResidualKMeans fitted = fit(matrix, config_of({kClusters}));
@@ -144,14 +153,14 @@ TEST(ResidualKMeansTest, FindsWellSeparatedClustersExactly) {
   EXPECT_EQ(num_used(fitted.codes[0]), kClusters);
 }
 
-TEST(ResidualKMeansTest, OneIterationFromEveryItemAsItsOwnCodeIsExact) {
+TEST_P(ResidualKMeansTest, OneIterationFromEveryItemAsItsOwnCodeIsExact) {
   Matrix matrix = clustered(40, 3, 40, 1.0, 4);
   const ResidualKMeans fitted = fit(matrix, config_of({40}));
   EXPECT_EQ(num_used(fitted.codes[0]), 40);
   EXPECT_EQ(fitted.errors[1], 0);
 }
 
-TEST(ResidualKMeansTest, OneCodeIsTheMean) {
+TEST_P(ResidualKMeansTest, OneCodeIsTheMean) {
   Matrix matrix = clustered(123, 4, 5, 1.0, 5);
   const ResidualKMeans fitted = fit(matrix, config_of({1}));
   ASSERT_EQ(fitted.codebooks[0].size, 1);
@@ -162,7 +171,7 @@ TEST(ResidualKMeansTest, OneCodeIsTheMean) {
   }
 }
 
-TEST(ResidualKMeansTest, FewerItemsThanCodesLeaveCodesUnused) {
+TEST_P(ResidualKMeansTest, FewerItemsThanCodesLeaveCodesUnused) {
   Matrix matrix = clustered(5, 6, 5, 1.0, 6);
   const ResidualKMeans fitted = fit(matrix, config_of({8, 8}));
   EXPECT_EQ(fitted.codebooks[0].size, 5);
@@ -172,7 +181,7 @@ TEST(ResidualKMeansTest, FewerItemsThanCodesLeaveCodesUnused) {
   expect_fixed_point(matrix, fitted);
 }
 
-TEST(ResidualKMeansTest, OneItemIsItsOwnCode) {
+TEST_P(ResidualKMeansTest, OneItemIsItsOwnCode) {
   Matrix matrix{3, {1.5f, -2.0f, 0.25f}};
   const ResidualKMeans fitted = fit(matrix, config_of({4, 4}));
   EXPECT_EQ(fitted.codebooks[0].rows, matrix.values);
@@ -180,7 +189,7 @@ TEST(ResidualKMeansTest, OneItemIsItsOwnCode) {
   EXPECT_EQ(fitted.errors, (std::vector<double>{6.3125, 0, 0}));
 }
 
-TEST(ResidualKMeansTest, DuplicatesShareOneCode) {
+TEST_P(ResidualKMeansTest, DuplicatesShareOneCode) {
   Matrix matrix{2, {}};
   for (int64_t i = 0; i < 100; ++i) {
     const float value = static_cast<float>(i % 3);
@@ -193,14 +202,14 @@ TEST(ResidualKMeansTest, DuplicatesShareOneCode) {
   expect_fixed_point(matrix, fitted);
 }
 
-TEST(ResidualKMeansTest, AllItemsEqualNeedOneCode) {
+TEST_P(ResidualKMeansTest, AllItemsEqualNeedOneCode) {
   Matrix matrix{3, std::vector<float>(3 * 70, 0.1f)};
   const ResidualKMeans fitted = fit(matrix, config_of({4, 4}));
   EXPECT_EQ(fitted.codebooks[0].size, 1);
   EXPECT_EQ(fitted.errors[1], 0);
 }
 
-TEST(ResidualKMeansTest, EmptyCodesMoveToTheFarthestItems) {
+TEST_P(ResidualKMeansTest, EmptyCodesMoveToTheFarthestItems) {
   // A start that draws only copies of one point: 60 of 64 items are equal.
   Matrix matrix{2, std::vector<float>(2 * 60, 1.0f)};
   for (const float far : {50.0f, 60.0f, 70.0f, 80.0f}) {
@@ -215,7 +224,7 @@ TEST(ResidualKMeansTest, EmptyCodesMoveToTheFarthestItems) {
   }
 }
 
-TEST(ResidualKMeansTest, CodesThatASmallSampleCouldNotStartAreFoundInAllItems) {
+TEST_P(ResidualKMeansTest, CodesThatASmallSampleCouldNotStartAreFoundInAllItems) {
   Matrix matrix = clustered(400, 4, 20, 0.01, 8);
   TokenizerConfig config = config_of({20});
   config.initialization_sample = 1;  // raised to the 20 codes that are wanted
@@ -224,30 +233,31 @@ TEST(ResidualKMeansTest, CodesThatASmallSampleCouldNotStartAreFoundInAllItems) {
   EXPECT_EQ(num_used(fitted.codes[0]), 20);
 }
 
-TEST(ResidualKMeansTest, ErrorNeverGrowsWhileNoCodeIsEmpty) {
+TEST_P(ResidualKMeansTest, ErrorNeverGrowsWhileNoCodeIsEmpty) {
   Matrix matrix = clustered(2000, 6, 30, 4.0, 9);
   TokenizerConfig config = config_of({8});
   std::vector<double> errors;
-  residual_kmeans(matrix.rows(), config, *make_self_communicator(), [&](const KMeansProgress& now) {
-    EXPECT_EQ(now.iteration, static_cast<int64_t>(errors.size()));
-    EXPECT_GT(now.items_per_second, 0);
-    errors.push_back(now.error);
-  });
+  residual_kmeans(matrix.rows(), config, GetParam(), *make_self_communicator(),
+                  [&](const KMeansProgress& now) {
+                    EXPECT_EQ(now.iteration, static_cast<int64_t>(errors.size()));
+                    EXPECT_GT(now.items_per_second, 0);
+                    errors.push_back(now.error);
+                  });
   ASSERT_GT(errors.size(), 3u);
   for (size_t i = 1; i < errors.size(); ++i) EXPECT_LE(errors[i], errors[i - 1] * (1 + 1e-6));
 }
 
-TEST(ResidualKMeansTest, StopsAfterTheConfiguredIterations) {
+TEST_P(ResidualKMeansTest, StopsAfterTheConfiguredIterations) {
   Matrix matrix = clustered(2000, 6, 30, 4.0, 9);
   TokenizerConfig config = config_of({32});
   config.iterations = 2;
   int64_t calls = 0;
-  residual_kmeans(matrix.rows(), config, *make_self_communicator(),
+  residual_kmeans(matrix.rows(), config, GetParam(), *make_self_communicator(),
                   [&](const KMeansProgress&) { ++calls; });
   EXPECT_EQ(calls, 2);
 }
 
-TEST(ResidualKMeansTest, HoldsNoMoreThanABatch) {
+TEST_P(ResidualKMeansTest, HoldsNoMoreThanABatch) {
   Matrix matrix = clustered(1000, 3, 10, 1.0, 10);
   TokenizerConfig config = config_of({4, 4});
   config.batch_items = 5;
@@ -255,7 +265,7 @@ TEST(ResidualKMeansTest, HoldsNoMoreThanABatch) {
   EXPECT_LE(matrix.largest_piece, 5);
 }
 
-TEST(ResidualKMeansTest, IsAFunctionOfTheSeed) {
+TEST_P(ResidualKMeansTest, IsAFunctionOfTheSeed) {
   Matrix matrix = clustered(300, 4, 40, 3.0, 11);
   TokenizerConfig config = config_of({10});
   config.iterations = 1;
@@ -265,7 +275,8 @@ TEST(ResidualKMeansTest, IsAFunctionOfTheSeed) {
   EXPECT_NE(first.codebooks[0].rows, fit(matrix, config).codebooks[0].rows);
 }
 
-TEST(ResidualKMeansTest, BatchSizeDoesNotChangeTheResult) {
+TEST_P(ResidualKMeansTest, BatchSizeDoesNotChangeTheResult) {
+  if (GetParam() != Device::kCpu) GTEST_SKIP() << "CPU only";
   Matrix matrix = clustered(777, 12, 40, 3.0, 12);
   TokenizerConfig config = config_of({16, 8});
   config.iterations = 5;
@@ -277,7 +288,7 @@ TEST(ResidualKMeansTest, BatchSizeDoesNotChangeTheResult) {
   EXPECT_EQ(small.codebooks[1].rows, large.codebooks[1].rows);
 }
 
-TEST(ResidualKMeansTest, RefusesToFitNothing) {
+TEST_P(ResidualKMeansTest, RefusesToFitNothing) {
   Matrix matrix{3, {}};
   EXPECT_THROW(fit(matrix, config_of({4})), Error);
 }
@@ -369,7 +380,7 @@ TEST(FitNormalizationTest, RefusesNumbersThatAreNotFiniteAndNamesTheSource) {
 
 TEST(ResidualQuantizerTest, EncodesAsTheFitDid) {
   Matrix matrix = clustered(333, 9, 20, 2.0, 16);
-  const ResidualKMeans fitted = fit(matrix, config_of({16, 8, 4}));
+  const ResidualKMeans fitted = fit_on(Device::kCpu, matrix, config_of({16, 8, 4}));
   ResidualQuantizer quantizer;
   quantizer.codebooks = fitted.codebooks;
   std::vector<int32_t> codes(333 * 3);
@@ -388,11 +399,11 @@ TEST(ResidualQuantizerTest, EncodesAsTheFitDid) {
 TEST(ResidualQuantizerTest, EncodesNothing) {
   Matrix matrix = clustered(20, 2, 3, 1.0, 17);
   ResidualQuantizer quantizer;
-  quantizer.codebooks = fit(matrix, config_of({4})).codebooks;
+  quantizer.codebooks = fit_on(Device::kCpu, matrix, config_of({4})).codebooks;
   int32_t untouched = -7;
   quantizer.encode(&untouched, nullptr, 0);
   EXPECT_EQ(untouched, -7);
 }
 
 }  // namespace
-}  // namespace mirabelle
+}  // namespace mirabelle::testing

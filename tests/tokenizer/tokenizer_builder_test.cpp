@@ -52,7 +52,7 @@ class TokenizerBuilderTest : public ::testing::Test {
   ~TokenizerBuilderTest() override { std::filesystem::remove_all(folder_); }
 
   TokenizerFile build(const std::filesystem::path& corpus) {
-    return build_tokenizer(Corpus(corpus), config_, "config text", *self_);
+    return build_tokenizer(Corpus(corpus), config_, "config text", Device::kCpu, *self_);
   }
   AssignedTokenizer assign(const TokenizerFile& old, const std::filesystem::path& corpus) {
     return assign_new_items(old, Corpus(corpus), 16, *self_);

@@ -45,10 +45,12 @@ struct ResidualKMeans {
 /// nearest to moves to the item farthest from its own code (of equals the one of lower index).
 /// Where there are fewer different residuals than codes, the codebook has fewer rows.
 ///
-/// Each rank streams its own range of items in batches; memory holds the codes of all items, the
-/// codebooks, one batch and, on rank 0, config.initialization_sample items. Codebooks and codes are
-/// the same, to the last bit, for any number of ranks. Collective.
-ResidualKMeans residual_kmeans(const ItemRows& rows, const TokenizerConfig& config,
+/// Each rank streams its own range of items in batches through `device`; memory holds the codes of
+/// all items, the codebooks, one batch (on a GPU also two more in pinned host memory) and, on rank
+/// 0, config.initialization_sample items, among which it draws the first codebooks on the host.
+/// Codebooks and codes are the same, to the last bit, for any number of ranks on devices of one
+/// kind; on the CPU also for any config.batch_items. Collective, on host memory.
+ResidualKMeans residual_kmeans(const ItemRows& rows, const TokenizerConfig& config, Device device,
                                const Communicator& communicator,
                                const std::function<void(const KMeansProgress&)>& on_progress = {});
 

@@ -37,9 +37,6 @@ struct Codebook {
   std::vector<float> rows;
 };
 
-/// codes [n] = the codebook's rows nearest to the residuals [n, dim], which lose those rows.
-void encode_level(int32_t* codes, float* residual, int64_t n, const Codebook& codebook);
-
 /// Turns features into one code per level: the nearest row of the level's codebook to what the
 /// earlier levels left over (the residual). A tokenizer that learns in another way (an RQ-VAE)
 /// would put its encoder between the normalisation and the codebooks.
@@ -50,7 +47,7 @@ struct ResidualQuantizer {
   int64_t num_levels() const { return static_cast<int64_t>(codebooks.size()); }
 
   /// codes [n, num_levels] of normalised features [n, feature_dim], which become the residuals that
-  /// the last level leaves.
+  /// the last level leaves. On the CPU.
   void encode(int32_t* codes, float* features, int64_t n) const;
 };
 

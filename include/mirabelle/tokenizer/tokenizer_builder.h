@@ -12,17 +12,19 @@
 
 namespace mirabelle {
 
-/// Makes a tokenizer for the items of a corpus. `config_text` is kept in the file. The result is
-/// the same on every rank, and for any number of ranks. Collective. Throws a kUsage Error if the
+/// Makes a tokenizer for the items of a corpus; k-means passes over them on `device`. `config_text`
+/// is kept in the file. The result is the same on every rank, and for any number of ranks.
+/// Collective, on host memory. Throws a kUsage Error if the
 /// configuration names a feature source that the corpus lacks.
 TokenizerFile build_tokenizer(const Corpus& corpus, const TokenizerConfig& config,
-                              const std::string& config_text, const Communicator& communicator,
+                              const std::string& config_text, Device device,
+                              const Communicator& communicator,
                               const std::function<void(const KMeansProgress&)>& on_progress = {});
 
 /// The same tokenizer with a table for the items of `corpus`, in that corpus's order. Items that
 /// the old table has (by the data set's own ID) keep their codes; the others get codes from the
 /// stored codebooks and the next free disambiguation code, in item order. The codebooks do not
-/// change.
+/// change. New items are few: rank 0 computes, on the CPU.
 ///
 /// Of kind item_id new items get new codes, so level and vocabulary grow: a model trained before
 /// knows the new tokens only if they were in its padding, and untrained. For residual_kmeans the
