@@ -119,7 +119,9 @@ TEST(BufferTest, PinnedIsHostMemoryThatIsZeroed) {
 }
 
 TEST(BufferTest, RefusesMissingDevicesAndImpossibleSizes) {
+#ifndef MIRABELLE_CUDA
   expect_error("this build has no cuda backend", [] { Buffer(4, Device::kCuda); });
+#endif
   expect_error("a buffer of -4 bytes", [] { Buffer(-4, Device::kCpu); });
 #ifndef __SANITIZE_ADDRESS__  // which ends the program instead
   expect_error("out of memory", [] { Buffer(int64_t{1} << 60, Device::kCpu); });
