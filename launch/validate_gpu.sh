@@ -190,41 +190,40 @@ check_train() {
     fi
   done
 }
+# Memory errors in every test of kernels, races in those whose threads share memory.
 check_sanitizer() {
-  local sanitizer test
+  local sanitizer tool tests test log
   sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)
   [[ -n $sanitizer ]] || { record "compute-sanitizer" failed "not installed"; return; }
-  for test in "$bin"/{rms_norm,embedding,cross_entropy,attention,top_k,adamw,reduce,swiglu,rotary_embedding,nearest_code,code_assigner}_test; do
-    if logged "sanitizer.$(basename "$test")" timeout 300 "$sanitizer" --error-exitcode 9 "$test" \
-      --gtest_filter='*cuda*:-*Large*'; then
-      record "sanitizer, $(basename "$test")" passed "no error"
-    else
-      record "sanitizer, $(basename "$test")" failed "$(grep -m 1 -E '=========|FAILED' "$output/sanitizer.$(basename "$test").log")"
-    fi
+  for tool in memcheck racecheck; do
+    tests="attention beam cross_entropy embedding nearest_code reduce rms_norm top_k"
+    [[ $tool == racecheck ]] || tests+=" adamw attention_cudnn_gpu batch_queue code_assigner convert key_value_cache matmul precision rotary_embedding swiglu"
+    for test in $tests; do
+      log=sanitizer.$tool.$test
+      if logged "$log" timeout 300 "$sanitizer" --tool "$tool" --error-exitcode 9 "$bin/${test}_test" \
+        --gtest_filter='*cuda*:-*Large*'; then
+        record "$tool, ${test}_test" passed "no error"
+      else
+        record "$tool, ${test}_test" failed "$(grep -m 1 -E '=========|FAILED' "$output/$log.log")"
+      fi
+    done
   done
 }
 check_benchmark() {
-  prepare
-  local name hidden ffn layers heads
-  while read -r name hidden ffn layers heads; do
-    if logged "benchmark.$name" mpirun 1 "$train" --benchmark \
-      --config "$root/configs/synthetic/semantic_ids.yaml" --set backend=cuda \
-      --set training.dtype=bfloat16 --set "data.corpus=$output/corpus" \
-      --set "tokenizer.file=$output/tokenizer.h5" --set "training.output=$output/benchmark" \
-      --set model.dropout=0 --set "model.hidden_size=$hidden" --set "model.ffn_hidden_size=$ffn" \
-      --set "model.num_layers=$layers" --set "model.num_heads=$heads" \
-      --set "model.num_kv_heads=$heads" --set training.micro_batch_tokens=16384 \
-      --set training.global_batch_tokens=16384 --json "$output/benchmark.$name.json"; then
-      record "training step, $name" passed "$(awk '/tokens\/s|of the matrix|useful/ {$1 = $1; printf "%s; ", $0}' \
-        "$output/benchmark.$name.log")"
-    else
-      record "training step, $name" failed "$(tail -n 1 "$output/benchmark.$name.log")"
-    fi
-  done << 'SIZES'
-125M 768 3072 12 12
-0.5B 1536 4096 18 12
-1.5B 2048 8192 22 16
-SIZES
+  run_benchmark kernels kernels --tokens 16384 --sequence 1024 --hidden 2048 --heads 16 --ffn 5632 --vocab 32768
+  run_benchmark training training --model 125M --model 0.5B --model 1.5B
+  run_benchmark skewed training --model 125M --model 0.5B --sequence 4096 --skewed
+  run_benchmark beam_search beam-search
+}
+run_benchmark() { # run_benchmark NAME ARGUMENT...
+  local name=$1
+  shift
+  if logged "benchmark.$name" "$bin/mirabelle-bench" "$@" --set backend=cuda --dtype bfloat16 \
+    --json "$output/benchmark.$name.json"; then
+    record "benchmark, $name" passed "benchmark.$name.log, benchmark.$name.json"
+  else
+    record "benchmark, $name" failed "$(tail -n 1 "$output/benchmark.$name.log")"
+  fi
 }
 
 for step in tests tokenizer losses repeat ranks train sanitizer benchmark; do
@@ -244,10 +243,14 @@ escaped() { sed 's/\\/\\\\/g; s/"/\\"/g; s/\t/ /g' <<< "$1"; }
   printf '\n  ]\n}\n'
 } > "$output/report.json"
 {
-  printf '# GPU validation\n\n%s\n\n| check | | |\n| --- | --- | --- |\n' "$device"
+  printf '# GPU validation\n\n%s, mirabelle %s\n\n| check | | |\n| --- | --- | --- |\n' "$device" \
+    "$("$train" --version | awk '{print $NF}')"
   for check in "${checks[@]}"; do
     IFS=$'\t' read -r name status detail <<< "$check"
     printf '| %s | %s | %s |\n' "$name" "$status" "$detail"
+  done
+  for log in "$output"/benchmark.*.log; do
+    [[ ! -f $log ]] || printf '\n## %s\n\n```\n%s\n```\n' "$(basename "$log" .log)" "$(grep -v ' info ' "$log")"
   done
 } > "$output/report.md"
 failed=$(printf '%s\n' "${checks[@]}" | awk -F '\t' '$2 == "failed"' | wc -l)

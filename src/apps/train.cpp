@@ -72,6 +72,9 @@ struct TrainingRun {
     plan.add("gradients", model.gradient_bytes());
     plan.add("optimizer", Optimizer::bytes(model.layout().num_elements(), model.dtype()));
     plan.add("activations", model.activation_bytes());
+    if (config.training.validation_every_steps > 0) {
+      plan.add("validation", BeamSearch::planned_bytes(model, ids, search_limits(config)));
+    }
     if (device == Device::kCuda) plan.add("libraries (estimate)", kLibraryBytes);
     plan.check_fits(available_bytes(device) / ranks_on_device(device, world), device,
                     "a lower training.micro_batch_tokens or a smaller model needs less");
@@ -85,6 +88,11 @@ struct TrainingRun {
             .newest_events_only = config.data.long_histories == "last"};
   }
 
+  static BeamSearch::Limits search_limits(const Config& config) {
+    return {config.training.validation_beam_size, config.evaluation.batch_users,
+            config.data.history_length};
+  }
+
   ValidationFigures validate(const Config& config, const Communicator& world) {
     EvaluationConfig validation = config.evaluation;
     validation.split = "validation";
@@ -92,12 +100,7 @@ struct TrainingRun {
     validation.top_k = {10};
     validation.max_users = config.training.validation_users;
     validation.bootstrap_samples = 0;
-    if (!search) {
-      search = std::make_unique<BeamSearch>(
-          model, ids,
-          BeamSearch::Limits{validation.beam_size, validation.batch_users,
-                             config.data.history_length});
-    }
+    if (!search) search = std::make_unique<BeamSearch>(model, ids, search_limits(config));
     const Recommender recommend = [this](std::span<const RecommendationQuery> queries) {
       return search->search(queries, stream);
     };

@@ -8,6 +8,7 @@
 #include "mirabelle/config/config.h"
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/logging.h"
+#include "mirabelle/core/memory_plan.h"
 #include "mirabelle/evaluation/beam_search.h"
 #include "mirabelle/evaluation/exact_scoring.h"
 #include "mirabelle/kernels/convert.h"
@@ -36,9 +37,7 @@ class TrainedModel {
         tokenizer_(read_tokenizer_file(folder_ / "tokenizer.h5")),
         model_(checked_model(config), tokenizer_.ids.vocab_size(),
                tokenizer_.ids.padded_vocab_size(), config.evaluation.model_dtype(),
-               {batch_tokens(config), max_search_tokens(tokenizer_.ids, config.data.history_length),
-                /*training=*/false},
-               device) {
+               model_limits(config), device) {
     check_items();
     read_weights();
     const EvaluationConfig& evaluation = config.evaluation;
@@ -47,10 +46,7 @@ class TrainedModel {
                                               batch_tokens(config));
       list_length_ = evaluation.beam_size;
     } else {
-      search_ = std::make_unique<BeamSearch>(
-          model_, tokenizer_.ids,
-          BeamSearch::Limits{evaluation.beam_size, evaluation.batch_users,
-                             config.data.history_length});
+      search_ = std::make_unique<BeamSearch>(model_, tokenizer_.ids, search_limits(config));
     }
   }
   TrainedModel(const TrainedModel&) = delete;
@@ -83,7 +79,35 @@ class TrainedModel {
     MIRABELLE_CHECK_USAGE(text(config.model) == text(saved.model),
                           "the section `model` is not the ", "one that ", folder_.string(),
                           " was trained with; leave it out");
+    check_memory(config);
     return config.model;
+  }
+
+  BeamSearch::Limits search_limits(const Config& config) const {
+    return {config.evaluation.beam_size, config.evaluation.batch_users, config.data.history_length};
+  }
+
+  Transformer::Limits model_limits(const Config& config) const {
+    return {batch_tokens(config), max_search_tokens(tokenizer_.ids, config.data.history_length),
+            /*training=*/false};
+  }
+
+  /// Throws if there is too little, before anything is allocated.
+  void check_memory(const Config& config) const {
+    const Transformer model = Transformer::sketch(
+        config.model, tokenizer_.ids.vocab_size(), tokenizer_.ids.padded_vocab_size(),
+        config.evaluation.model_dtype(), model_limits(config), stream_.device());
+    MemoryPlan plan;
+    plan.add("weights", model.weight_bytes());
+    plan.add("weights as they are stored",
+             model.layout().num_elements() * size_in_bytes(wide(model.dtype())));
+    plan.add("activations", model.activation_bytes());
+    if (config.evaluation.mode == "beam") {
+      plan.add("beam search",
+               BeamSearch::planned_bytes(model, tokenizer_.ids, search_limits(config)));
+    }
+    plan.check_fits(available_bytes(stream_.device()), stream_.device(),
+                    "a lower evaluation.batch_users or beam_size needs less");
   }
 
   void read_weights() const {

@@ -71,6 +71,17 @@ BeamSearch::BeamSearch(const Transformer& model, const SemanticIds& ids, const L
   make_levels(model.device());
 }
 
+int64_t BeamSearch::planned_bytes(const Transformer& model, const SemanticIds& ids,
+                                  const Limits& limits) {
+  int64_t most_codes = 0;
+  for (int64_t level = 0; level < ids.num_levels(); ++level) {
+    most_codes = std::max(most_codes, ids.level_size(level));
+  }
+  const int64_t candidates = std::min(ids.num_items(), limits.beam_size * most_codes);
+  return Decoder::planned_bytes(model, decoder_limits(ids, limits)) +
+         limits.batch_users * candidates * size_in_bytes(DType::kFloat64);
+}
+
 /// path_ and items_below_.
 void BeamSearch::index_items() {
   const int64_t num_levels = ids_.num_levels();

@@ -33,17 +33,21 @@ Decoder::Decoder(const Transformer& model, const Limits& limits)
   MIRABELLE_CHECK(limits.max_sequence_tokens <= model.rotary_table().shape[0], "histories of ",
                   limits.max_sequence_tokens, " tokens; the model was made for ",
                   model.rotary_table().shape[0]);
-  plan(arena_);  // only counts
-  bytes_ = arena_.bytes_used();
-  arena_ = Arena(bytes_, model.device());
-  memory_ = plan(arena_);
+  arena_ = Arena(planned_bytes(model, limits), model.device());
+  memory_ = plan(arena_, model, limits);
 }
 
-Decoder::Scratch Decoder::plan_scratch(Arena& arena, int64_t num_tokens) const {
-  const TransformerConfig& c = model_.config();
-  auto take = [&](const Shape& shape) { return arena.allocate(shape, model_.dtype()); };
-  auto take_wide = [&](const Shape& shape) { return arena.allocate(shape, wide(model_.dtype())); };
-  const int64_t blocks = model_.layout().num_ffn_blocks();
+int64_t Decoder::planned_bytes(const Transformer& model, const Limits& limits) {
+  Arena counting(model.device());
+  plan(counting, model, limits);
+  return counting.bytes_used();
+}
+
+Decoder::Scratch Decoder::plan_scratch(Arena& arena, const Transformer& model, int64_t num_tokens) {
+  const TransformerConfig& c = model.config();
+  auto take = [&](const Shape& shape) { return arena.allocate(shape, model.dtype()); };
+  auto take_wide = [&](const Shape& shape) { return arena.allocate(shape, wide(model.dtype())); };
+  const int64_t blocks = model.layout().num_ffn_blocks();
   Scratch s;
   s.residual = take({num_tokens, c.hidden_size});
   s.norm_out = take({num_tokens, c.hidden_size});
@@ -58,27 +62,27 @@ Decoder::Scratch Decoder::plan_scratch(Arena& arena, int64_t num_tokens) const {
   return s;
 }
 
-Decoder::Memory Decoder::plan(Arena& arena) const {
-  const TransformerConfig& c = model_.config();
-  const int64_t rows = std::max(limits_.max_users, limits_.max_beams);
+Decoder::Memory Decoder::plan(Arena& arena, const Transformer& model, const Limits& limits) {
+  const TransformerConfig& c = model.config();
+  const int64_t rows = std::max(limits.max_users, limits.max_beams);
   const int64_t qkv_heads = c.num_heads + 2 * c.num_kv_heads;
-  auto take = [&](const Shape& shape) { return arena.allocate(shape, model_.dtype()); };
+  auto take = [&](const Shape& shape) { return arena.allocate(shape, model.dtype()); };
   Memory m;
-  m.prefix = plan_scratch(arena, limits_.max_prefix_tokens);
-  m.beams = plan_scratch(arena, rows);
+  m.prefix = plan_scratch(arena, model, limits.max_prefix_tokens);
+  m.beams = plan_scratch(arena, model, rows);
   m.beam_qkv = take({rows, qkv_heads, c.head_dim()});
   for (int64_t layer = 0; layer < c.num_layers; ++layer) {
-    m.prefix_qkv.push_back(take({limits_.max_prefix_tokens, qkv_heads, c.head_dim()}));
+    m.prefix_qkv.push_back(take({limits.max_prefix_tokens, qkv_heads, c.head_dim()}));
     for (auto& suffix : m.suffix_kv) {
       suffix.push_back(
-          take({limits_.max_steps * limits_.max_beams, 2, c.num_kv_heads, c.head_dim()}));
+          take({limits.max_steps * limits.max_beams, 2, c.num_kv_heads, c.head_dim()}));
     }
   }
-  m.prefix_tokens = arena.allocate({limits_.max_prefix_tokens}, DType::kInt32);
-  m.last_rows = arena.allocate({limits_.max_users}, DType::kInt32);
-  m.prefix_offsets = arena.allocate({limits_.max_users + 1}, DType::kInt32);
-  m.beam_offsets = arena.allocate({limits_.max_users + 1}, DType::kInt32);
-  m.logits = arena.allocate({rows, model_.vocab_size()}, wide(model_.dtype()));
+  m.prefix_tokens = arena.allocate({limits.max_prefix_tokens}, DType::kInt32);
+  m.last_rows = arena.allocate({limits.max_users}, DType::kInt32);
+  m.prefix_offsets = arena.allocate({limits.max_users + 1}, DType::kInt32);
+  m.beam_offsets = arena.allocate({limits.max_users + 1}, DType::kInt32);
+  m.logits = arena.allocate({rows, model.vocab_size()}, wide(model.dtype()));
   return m;
 }
 

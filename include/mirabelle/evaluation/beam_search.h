@@ -35,6 +35,10 @@ class BeamSearch {
   /// kMaxTopKOnCuda beams.
   BeamSearch(const Transformer& model, const SemanticIds& ids, const Limits& limits);
 
+  /// About what that allocates on the model's device; `model` may be a sketch.
+  static int64_t planned_bytes(const Transformer& model, const SemanticIds& ids,
+                               const Limits& limits);
+
   RankedLists search(std::span<const RecommendationQuery> queries, const Stream& stream);
 
  private:

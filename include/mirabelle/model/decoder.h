@@ -28,6 +28,9 @@ class Decoder {
   };
   Decoder(const Transformer& model, const Limits& limits);
 
+  /// What that allocates; `model` may be a sketch.
+  static int64_t planned_bytes(const Transformer& model, const Limits& limits);
+
   /// Starts a batch. tokens [num_prefix_tokens]: the users' histories one after the other, each at
   /// least one token; prefix_offsets [num_users + 1]. Returns log softmax over the whole
   /// vocabulary, [num_users, vocab_size] on the model's device, wide dtype, of the token that
@@ -41,8 +44,6 @@ class Decoder {
   /// num_users * its beams_per_user - 1 (not read by the first step). Returns log-probabilities
   /// [num_users * beams_per_user, vocab_size] as above. The host waits for nothing.
   TensorView step(const TensorView& tokens, const TensorView& parents, const Stream& stream);
-
-  int64_t bytes() const { return bytes_; }
 
  private:
   /// Activations of one layer for some tokens.
@@ -64,15 +65,14 @@ class Decoder {
     TensorView prefix_offsets, beam_offsets;  // [max_users + 1] int32
     TensorView logits;
   };
-  Memory plan(Arena& arena) const;
-  Scratch plan_scratch(Arena& arena, int64_t num_tokens) const;
+  static Memory plan(Arena& arena, const Transformer& model, const Limits& limits);
+  static Scratch plan_scratch(Arena& arena, const Transformer& model, int64_t num_tokens);
   void project(int64_t layer, const Scratch& s, const TensorView& qkv, const Stream& stream);
   void finish_layer(int64_t layer, const Scratch& s, const Stream& stream);
   TensorView log_probabilities(const Scratch& s, const Stream& stream);
 
   const Transformer& model_;
   Limits limits_;
-  int64_t bytes_ = 0;
   Arena arena_;
   Memory memory_;
   int64_t num_users_ = 0, num_prefix_tokens_ = 0;  // of the batch
