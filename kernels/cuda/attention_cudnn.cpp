@@ -72,8 +72,8 @@ void run(const CudnnPlan& plan, AttentionPass pass, const AttentionShape& shape,
   const int64_t dots_bytes = round_up(rows * sizeof(float), kAlignment);
   const int64_t sum_bytes = round_up(rows * shape.head_dim * sizeof(float), kAlignment);
   CudaLibraries& libraries = libraries_of(stream);
-  char* memory = static_cast<char*>(libraries.workspace(
-      4 * table_bytes + dots_bytes + sum_bytes + plan.workspace_bytes()));
+  char* memory = static_cast<char*>(
+      libraries.workspace(4 * table_bytes + dots_bytes + sum_bytes + plan.workspace_bytes()));
   const auto take = [&](int64_t bytes) { return std::exchange(memory, memory + bytes); };
   const auto take_table = [&] { return reinterpret_cast<int32_t*>(take(table_bytes)); };
 
@@ -91,9 +91,10 @@ void run(const CudnnPlan& plan, AttentionPass pass, const AttentionShape& shape,
                                    {kScaleId, &scale},
                                    {kMinusInfinityId, &minus_infinity}});
   if (pass == AttentionPass::kBackward) {
-    bindings.insert(
-        bindings.end(),
-        {{kOneId, &one}, {kDotsId, take(dots_bytes)}, {kGradQuerySumId, take(sum_bytes)}});
+    char *dots = take(dots_bytes), *grad_query_sum = take(sum_bytes);
+    CUDA_CHECK(cudaMemsetAsync(grad_query_sum, 0, sum_bytes, stream.cuda()));
+    bindings.insert(bindings.end(),
+                    {{kOneId, &one}, {kDotsId, dots}, {kGradQuerySumId, grad_query_sum}});
   }
   plan.run(libraries.cudnn(stream), bindings, memory);
 }

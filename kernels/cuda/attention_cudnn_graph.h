@@ -47,7 +47,7 @@ enum AttentionId : int64_t {
   kGradValueId,
   kDotsId,          // scratch [num_sequences, num_heads, max_sequence_tokens] float32
   kGradQuerySumId,  // scratch [num_sequences, num_heads, max_sequence_tokens, head_dim] float32,
-                    // which cuDNN clears itself
+                    // zeros: newer versions of cuDNN may clear it themselves, no GPU has shown us
 };
 
 enum class AttentionPass { kForward, kBackward };
