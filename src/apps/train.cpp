@@ -75,7 +75,10 @@ struct TrainingRun {
     if (config.training.validation_every_steps > 0) {
       plan.add("validation", BeamSearch::planned_bytes(model, ids, search_limits(config)));
     }
-    if (device == Device::kCuda) plan.add("libraries (estimate)", kLibraryBytes);
+    if (device == Device::kCuda) {
+      plan.add("attention's scratch (at most)", attention_scratch_bytes(config));
+      plan.add("libraries (estimate)", kLibraryBytes);
+    }
     plan.check_fits(available_bytes(device) / ranks_on_device(device, world), device,
                     "a lower training.micro_batch_tokens or a smaller model needs less");
     return plan;
@@ -86,6 +89,15 @@ struct TrainingRun {
             .part_tokens = config.training.micro_batch_tokens,
             .max_sequence_tokens = config.training.max_sequence_tokens,
             .newest_events_only = config.data.long_histories == "last"};
+  }
+
+  /// cuDNN's sums of query gradients, in float32 and padded up to four times; twice that where
+  /// query heads share key heads.
+  static int64_t attention_scratch_bytes(const Config& config) {
+    if (config.training.model_dtype() != DType::kBFloat16 || config.training.reproducible) return 0;
+    const int64_t copies = config.model.num_kv_heads < config.model.num_heads ? 2 : 1;
+    return 4 * copies * config.training.micro_batch_tokens * config.model.hidden_size *
+           size_in_bytes(DType::kFloat32);
   }
 
   static BeamSearch::Limits search_limits(const Config& config) {
