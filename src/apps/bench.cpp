@@ -62,14 +62,6 @@ void add_beam_search_options(CLI::App& command, BeamSearchBenchOptions& options)
   command.add_option("--ffn", options.ffn, "ffn_hidden_size")->capture_default_str();
 }
 
-void print_limits(const json& limits) {
-  std::cout << "\nmeasured limits: copies "
-            << format_number(limits["copy_bytes_per_second"].get<double>() / 1e9, 1)
-            << " GB/s (read and written bytes), matrix products "
-            << format_number(limits["product_flops_per_second"].get<double>() / 1e9, 1)
-            << " GFLOP/s\n";
-}
-
 int run(int argc, char** argv, const Communicator& self) {
   BackendConfig backend;
   std::string dtype_name = "float32";
@@ -107,17 +99,9 @@ int run(int argc, char** argv, const Communicator& self) {
   const std::string description = describe(device);
   spdlog::info("backend {}, {}", description, dtype_name);
 
-  json result;
-  if (kernels_command.parsed()) {
-    result = bench_kernels(shapes, device);
-    print_limits(result["limits"]);
-  } else if (training_command.parsed()) {
-    result = bench_training(training, device);
-    print_limits(result["models"].back()["limits"]);
-  } else {
-    result = bench_beam_search(beam_search, device);
-    print_limits(result["limits"]);
-  }
+  json result = kernels_command.parsed()    ? bench_kernels(shapes, device)
+                : training_command.parsed() ? bench_training(training, device)
+                                            : bench_beam_search(beam_search, device);
   result["benchmark"] = app.get_subcommands().front()->get_name();
   result["device"] = description;
   result["dtype"] = dtype_name;

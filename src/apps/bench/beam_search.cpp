@@ -99,14 +99,18 @@ json bench_beam_search(const BeamSearchBenchOptions& options, Device device) {
   const double seconds = median_seconds([&] { search.search(queries, stream); }, stream);
   limits = better(limits, measure_limits(device, options.dtype));
   const double flops = useful_flops(options, model);
-  const double share = flops / seconds / limits.flops_per_second;
-  Table table({"users", "beams", "history tokens", "ms/batch", "users/s", "of products"});
+  const double rate = flops / seconds;
+  const MachineLimits datasheet = datasheet_limits(device, options.dtype);
+  Table table(
+      {"users", "beams", "history tokens", "ms/batch", "users/s", "of products", "of datasheet"});
   table.add_row({std::to_string(options.users), std::to_string(options.beams),
                  std::to_string(options.history_items * options.levels),
                  format_number(seconds * 1e3, 2),
                  format_number(static_cast<double>(options.users) / seconds, 1),
-                 format_number(100 * share, 1) + " %"});
+                 format_share(rate, limits.flops_per_second),
+                 format_share(rate, datasheet.flops_per_second)});
   table.print(std::cout);
+  std::cout << '\n' << describe(limits, datasheet) << '\n';
   return {{"users", options.users},
           {"beams", options.beams},
           {"history_items", options.history_items},
@@ -117,8 +121,9 @@ json bench_beam_search(const BeamSearchBenchOptions& options, Device device) {
           {"parameters", model.layout().num_elements()},
           {"seconds_per_batch", seconds},
           {"flops_per_batch", flops},
-          {"fraction_of_products", share},
-          {"limits", to_json(limits)}};
+          {"fraction_of_products", rate / limits.flops_per_second},
+          {"limits", to_json(limits)},
+          {"datasheet", to_json(datasheet)}};
 }
 
 }  // namespace mirabelle

@@ -209,26 +209,34 @@ json bench_kernels(const KernelShapes& shapes, Device device) {
   MachineLimits limits = measure_limits(device, shapes.dtype);
   const std::vector<Measurement> measurements = KernelBench(shapes, device).run();
   limits = better(limits, measure_limits(device, shapes.dtype));
-  Table table({"kernel", "us", "GB/s", "GFLOP/s", "of the roofline"});
+  const MachineLimits datasheet = datasheet_limits(device, shapes.dtype);
+  Table table({"kernel", "us", "GB/s", "GFLOP/s", "of the roofline", "of the datasheet"});
   json kernels = json::array();
   for (const Measurement& m : measurements) {
-    const double share = m.bytes > 0 ? m.bytes / m.seconds / limits.bytes_per_second
-                                     : m.flops / m.seconds / limits.flops_per_second;
+    const auto limit =
+        m.bytes > 0 ? &MachineLimits::bytes_per_second : &MachineLimits::flops_per_second;
+    const double rate = (m.bytes > 0 ? m.bytes : m.flops) / m.seconds;
     table.add_row({m.name, format_number(m.seconds * 1e6, 1),
                    m.bytes > 0 ? format_number(m.bytes / m.seconds / 1e9, 1) : "-",
                    m.flops > 0 ? format_number(m.flops / m.seconds / 1e9, 1) : "-",
-                   format_number(100 * share, 1) + " %"});
+                   format_share(rate, limits.*limit), format_share(rate, datasheet.*limit)});
     kernels.push_back({{"name", m.name},
                        {"seconds", m.seconds},
                        {"bytes", m.bytes},
                        {"flops", m.flops},
-                       {"fraction_of_roofline", share}});
+                       {"fraction_of_roofline", rate / limits.*limit}});
   }
   table.print(std::cout);
-  return {{"tokens", shapes.tokens},       {"sequence", shapes.sequence},
-          {"hidden_size", shapes.hidden},  {"num_heads", shapes.heads},
-          {"ffn_hidden_size", shapes.ffn}, {"vocab_size", shapes.vocab},
-          {"limits", to_json(limits)},     {"kernels", kernels}};
+  std::cout << '\n' << describe(limits, datasheet) << '\n';
+  return {{"tokens", shapes.tokens},
+          {"sequence", shapes.sequence},
+          {"hidden_size", shapes.hidden},
+          {"num_heads", shapes.heads},
+          {"ffn_hidden_size", shapes.ffn},
+          {"vocab_size", shapes.vocab},
+          {"limits", to_json(limits)},
+          {"datasheet", to_json(datasheet)},
+          {"kernels", kernels}};
 }
 
 }  // namespace mirabelle

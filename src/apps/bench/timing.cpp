@@ -8,6 +8,7 @@
 
 #include "mirabelle/core/buffer.h"
 #include "mirabelle/core/copy.h"
+#include "mirabelle/core/table.h"
 #include "mirabelle/kernels/matmul.h"
 
 namespace mirabelle {
@@ -68,15 +69,32 @@ nlohmann::json to_json(const MachineLimits& limits) {
           {"product_flops_per_second", limits.flops_per_second}};
 }
 
-double datasheet_flops(Device device, DType dtype) {
-  if (device == Device::kCpu || dtype != DType::kBFloat16) return 0;
+MachineLimits datasheet_limits(Device device, DType dtype) {
+  if (device == Device::kCpu || dtype != DType::kBFloat16) return {};
   const std::string name = cuda_device_facts().name;
-  const std::pair<const char*, double> known[] = {
-      {"H100 PCIe", 756e12}, {"H100", 989e12}, {"H200", 989e12}, {"A100", 312e12}};
-  for (const auto& [part, flops] : known) {
-    if (name.find(part) != std::string::npos) return flops;
+  const std::pair<const char*, MachineLimits> known[] = {{"H100 PCIe", {2.0e12, 756e12}},
+                                                         {"H100", {3.35e12, 989e12}},
+                                                         {"H200", {4.8e12, 989e12}},
+                                                         {"A100", {2.0e12, 312e12}}};
+  for (const auto& [part, limits] : known) {
+    if (name.find(part) != std::string::npos) return limits;
   }
-  return 0;
+  return {};
+}
+
+std::string describe(const MachineLimits& measured, const MachineLimits& datasheet) {
+  const auto rates = [](const MachineLimits& limits) {
+    return "copies " + format_number(limits.bytes_per_second / 1e9, 1) +
+           " GB/s (read and written), matrix products " +
+           format_number(limits.flops_per_second / 1e9, 1) + " GFLOP/s";
+  };
+  return "measured limits: " + rates(measured) +
+         (datasheet.flops_per_second > 0 ? "\ndatasheet: " + rates(datasheet) : "") +
+         "\nuseful floating-point operations only: causal attention counts as half, no padding";
+}
+
+std::string format_share(double part, double whole) {
+  return whole > 0 ? format_number(100 * part / whole, 1) + " %" : "-";
 }
 
 }  // namespace mirabelle

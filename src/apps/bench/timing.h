@@ -26,7 +26,13 @@ MachineLimits measure_limits(Device device, DType dtype);
 MachineLimits better(const MachineLimits& a, const MachineLimits& b);
 nlohmann::json to_json(const MachineLimits& limits);
 
-/// The datasheet's dense bfloat16 FLOP/s of this GPU, or 0 where none is known.
-double datasheet_flops(Device device, DType dtype);
+/// What the datasheet of this GPU says (dense bfloat16); zeros where we know of none.
+MachineLimits datasheet_limits(Device device, DType dtype);
+
+/// One line for people: what was measured, and what the datasheet says.
+std::string describe(const MachineLimits& measured, const MachineLimits& datasheet);
+
+/// "61.3 %", or "-" where there is no whole.
+std::string format_share(double part, double whole);
 
 }  // namespace mirabelle

@@ -172,18 +172,17 @@ json bench_training(const TrainingBenchOptions& options, Device device) {
   Table table({"model", "parameters", "memory", "ms/step", "tokens/s", "useful TFLOP/s",
                "of products", "of datasheet"});
   json results = json::array();
-  const double datasheet = datasheet_flops(device, options.dtype);
+  const MachineLimits datasheet = datasheet_limits(device, options.dtype);
+  MachineLimits limits = measure_limits(device, options.dtype);
   for (const std::string& name : options.models) {
-    MachineLimits limits = measure_limits(device, options.dtype);
     TrainingBench bench(find_preset(name), options, device);
     const double seconds = bench.seconds(), rate = bench.flops() / seconds;
     limits = better(limits, measure_limits(device, options.dtype));
-    const double share = rate / limits.flops_per_second;
     table.add_row({name, format_count(bench.parameters()), format_bytes(bench.bytes()),
                    format_number(seconds * 1e3, 1),
                    format_count(static_cast<int64_t>(bench.tokens() / seconds)),
-                   format_number(rate / 1e12, 3), format_number(100 * share, 1) + " %",
-                   datasheet > 0 ? format_number(100 * rate / datasheet, 1) + " %" : "-"});
+                   format_number(rate / 1e12, 3), format_share(rate, limits.flops_per_second),
+                   format_share(rate, datasheet.flops_per_second)});
     results.push_back({{"model", name},
                        {"parameters", bench.parameters()},
                        {"bytes", bench.bytes()},
@@ -191,16 +190,16 @@ json bench_training(const TrainingBenchOptions& options, Device device) {
                        {"tokens_per_step", bench.tokens()},
                        {"flops_per_step", bench.flops()},
                        {"tokens_per_second", bench.tokens() / seconds},
-                       {"fraction_of_products", share},
-                       {"fraction_of_datasheet", datasheet > 0 ? json(rate / datasheet) : json()},
-                       {"limits", to_json(limits)}});
+                       {"fraction_of_products", rate / limits.flops_per_second}});
   }
   table.print(std::cout);
+  std::cout << '\n' << describe(limits, datasheet) << '\n';
   return {{"micro_batch_tokens", options.micro_batch_tokens},
           {"micro_batches", options.micro_batches},
           {"sequence", options.sequence},
           {"skewed", options.skewed},
-          {"datasheet_flops_per_second", datasheet},
+          {"limits", to_json(limits)},
+          {"datasheet", to_json(datasheet)},
           {"models", results}};
 }
 
