@@ -118,7 +118,7 @@ void Trainer::run_parts(const BatchLoader::Step& step) {
   reducer.finish(stream_);
 }
 
-/// While a GPU works on the step, the host loads the next one; then it waits, once.
+/// While a GPU works on the step, the host loads the next one; then it waits for it.
 Trainer::StepResult Trainer::train_step(double learning_rate) {
   const double start = now_seconds();
   const BatchLoader::Step step = loaded_ ? std::move(*loaded_) : load_step();
@@ -130,10 +130,11 @@ Trainer::StepResult Trainer::train_step(double learning_rate) {
   cursor_ = loader_.cursor();
   loaded_ = load_step();
 
+  group_.synchronize(stream_);
   double loss = 0, grad_squares = 0;
   copy(view_of(&loss, {1}), model_.loss_sum(), stream_);
   copy(view_of(&grad_squares, {1}), optimizer_.grad_squares(), stream_);
-  group_.synchronize(stream_);
+  stream_.synchronize();
   double sums[3] = {loss};  // over ranks: loss, FLOPs, rank 0 is out of time
   for (const BatchLoader::Part& part : step.parts) {
     sums[1] += model_.training_flops(sequence_lengths(part));
