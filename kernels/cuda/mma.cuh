@@ -3,6 +3,7 @@
 #include <cuda_bf16.h>
 
 #include "cuda/block_reduce.cuh"
+#include "cuda/ptx.cuh"
 #include "mirabelle/core/bfloat16.h"
 
 // Tensor-core products of one warp: C [16, 8] += A [16, 16] B [16, 8], bfloat16 with float32 sums
@@ -25,11 +26,7 @@ struct FragmentC {
 };
 
 __device__ inline void multiply_add(FragmentC& c, const FragmentA& a, uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(c.value[0]), "+f"(c.value[1]), "+f"(c.value[2]), "+f"(c.value[3])
-      : "r"(a.pair[0]), "r"(a.pair[1]), "r"(a.pair[2]), "r"(a.pair[3]), "r"(b0), "r"(b1));
+  ptx::mma_m16n8k16(c.value, a.pair, b0, b1);
 }
 
 /// left and right are neighbours: 16 columns.
@@ -76,9 +73,7 @@ struct MmaTile {
       const int r = i / kPieces, first = i % kPieces * 8;
       const bool inside = r < count;
       const BFloat16* from = row_at(inside ? r : 0) + first;
-      const auto to = static_cast<unsigned>(__cvta_generic_to_shared(&row[r][first]));
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-                   "r"(inside ? 16 : 0));
+      ptx::copy_16_bytes(&row[r][first], from, inside);
     }
   }
   /// Row r from rows + r * stride.
@@ -91,50 +86,32 @@ struct MmaTile {
   __device__ FragmentA a(int first_row, int first) const {
     const int lane = threadIdx.x % kWarp;
     FragmentA result;
-    load_matrices<false>(result.pair, &row[first_row + lane % 16][first + lane / 16 * 8]);
+    ptx::load_matrices<false>(result.pair, &row[first_row + lane % 16][first + lane / 16 * 8]);
     return result;
   }
   /// Its transpose as B: rows are the features first .. + 15, columns the rows first_row .. + 15.
   __device__ FragmentB2 b_of_rows(int first_row, int first) const {
     const int lane = threadIdx.x % kWarp;
     FragmentB2 result;
-    load_matrices<false>(result.pair,
-                         &row[first_row + lane % 8 + lane / 16 * 8][first + lane / 8 % 2 * 8]);
+    ptx::load_matrices<false>(result.pair,
+                              &row[first_row + lane % 8 + lane / 16 * 8][first + lane / 8 % 2 * 8]);
     return result;
   }
   /// As B: rows first_row .. + 15, columns are the features first .. + 15.
   __device__ FragmentB2 b(int first_row, int first) const {
     const int lane = threadIdx.x % kWarp;
     FragmentB2 result;
-    load_matrices<true>(result.pair, &row[first_row + lane % 16][first + lane / 16 * 8]);
+    ptx::load_matrices<true>(result.pair, &row[first_row + lane % 16][first + lane / 16 * 8]);
     return result;
-  }
-
- private:
-  /// Four 8 x 8 matrices; lane l names row l % 8 of matrix l / 8.
-  template <bool kTransposed>
-  __device__ static void load_matrices(uint32_t (&pair)[4], const BFloat16* row_of_lane) {
-    const auto from = static_cast<unsigned>(__cvta_generic_to_shared(row_of_lane));
-    if constexpr (kTransposed) {
-      asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(pair[0]), "=r"(pair[1]), "=r"(pair[2]), "=r"(pair[3])
-                   : "r"(from)
-                   : "memory");
-    } else {
-      asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(pair[0]), "=r"(pair[1]), "=r"(pair[2]), "=r"(pair[3])
-                   : "r"(from)
-                   : "memory");
-    }
   }
 };
 
 /// Ends a group of asynchronous copies.
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ inline void commit_copies() { ptx::commit_copies(); }
 /// Waits until at most kPending of this thread's groups are under way.
 template <int kPending>
 __device__ void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+  ptx::wait_for_copies<kPending>();
 }
 
 }  // namespace mirabelle::backend

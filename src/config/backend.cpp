@@ -56,8 +56,8 @@ DeviceCommunicator::DeviceCommunicator(const Communicator& world, Device device,
   // 1 if some rank has to share its GPU
   int64_t shares = local_ranks(world).rank >= num_cuda_devices();
   world.all_reduce(view_of(&shares, {1}), ReduceOp::kMax, Stream());
-  const bool use_nccl =
-      config.communicator == "nccl" || (config.communicator == "auto" && shares == 0);
+  const bool use_nccl = config.communicator == "nccl" ||
+                        (config.communicator == "auto" && world.size() > 1 && shares == 0);
   std::unique_ptr<Communicator> host = world.split(0, world.rank());
   own_ = use_nccl ? make_nccl_communicator(std::move(host))
                   : make_staged_communicator(std::move(host));
