@@ -152,9 +152,10 @@ TEST_P(ModelPrecisionTest, DecodesAsInFloat64) {
     const Shape shape = {3, width};
     const Buffer newest_on_device = make_int_tensor(backend_, newest);
     const Buffer parents_on_device = make_int_tensor(backend_, parents);
-    compare(decoder.step(newest_on_device.view().reshaped(shape),
-                         parents_on_device.view().reshaped(shape), stream_),
-            reference.step(view_of(newest.data(), shape), view_of(parents.data(), shape), Stream()));
+    compare(
+        decoder.step(newest_on_device.view().reshaped(shape),
+                     parents_on_device.view().reshaped(shape), stream_),
+        reference.step(view_of(newest.data(), shape), view_of(parents.data(), shape), Stream()));
     width_before = width;
     width = 35;  // more than a tile
   }
