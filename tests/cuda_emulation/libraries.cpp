@@ -15,18 +15,6 @@ void CudnnDescriptor::destroy(cudnnBackendDescriptor_t) {}
 
 CudaLibraries::CudaLibraries() {}
 
-void* CudaLibraries::workspace(int64_t bytes) {
-  if (workspaces_.empty() || bytes > workspaces_.back().bytes()) {
-    workspaces_.emplace_back(bytes, Device::kCuda);
-  }
-  return workspaces_.back().data();
-}
-
-CudaLibraries& libraries_of(const Stream& stream) {
-  if (!stream.attachment()) stream.attachment() = std::make_shared<CudaLibraries>();
-  return *static_cast<CudaLibraries*>(stream.attachment().get());
-}
-
 bool attention_cudnn_forward(BFloat16*, float*, const BFloat16*, const int32_t*, int64_t,
                              const AttentionShape&, float, const Stream&) {
   return false;
