@@ -156,7 +156,7 @@ int evaluate(int argc, char** argv, const Communicator& world) {
   if (const auto status = command_line.parse(argc, argv, world)) return *status;
 
   const Device device = choose_device(config.backend, world);
-  TrainedModel model(config, device);
+  TrainedModel model(config, device, world);
   const Corpus& corpus = model.corpus();
   if (world.rank() == 0) spdlog::info("backend {}, {} ranks", describe(device), world.size());
   const json known = training_facts(model.folder());

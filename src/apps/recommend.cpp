@@ -92,7 +92,7 @@ int recommend(int argc, char** argv, const Communicator& world) {
                         evaluation.beam_size);
 
   const Device device = choose_device(config.backend, world);
-  TrainedModel model(config, device);
+  TrainedModel model(config, device, world);
   const Corpus& corpus = model.corpus();
   const Recommender recommender = model.recommender();
   std::vector<int64_t> users = arguments.users.empty()

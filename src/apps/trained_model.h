@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "mirabelle/config/backend.h"
 #include "mirabelle/config/config.h"
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/logging.h"
@@ -29,9 +30,11 @@ inline void take_checkpoint_config(Config& config) {
 class TrainedModel {
  public:
   /// `config` is resolved: the checkpoint's own with overrides. Throws a kUsage Error if it wants
-  /// another model than the checkpoint's, a kData Error if the corpus has other items.
-  TrainedModel(const Config& config, Device device)
+  /// another model than the checkpoint's or more memory than there is, a kData Error if the corpus
+  /// has other items. Collective.
+  TrainedModel(const Config& config, Device device, const Communicator& world)
       : stream_(device),
+        available_bytes_(available_bytes(device) / ranks_on_device(device, world)),
         folder_(find_checkpoint(config.evaluation.checkpoint)),
         corpus_(config.data.corpus),
         tokenizer_(read_tokenizer_file(folder_ / "tokenizer.h5")),
@@ -106,7 +109,7 @@ class TrainedModel {
       plan.add("beam search",
                BeamSearch::planned_bytes(model, tokenizer_.ids, search_limits(config)));
     }
-    plan.check_fits(available_bytes(stream_.device()), stream_.device(),
+    plan.check_fits(available_bytes_, stream_.device(),
                     "a lower evaluation.batch_users or beam_size needs less");
   }
 
@@ -134,6 +137,7 @@ class TrainedModel {
   }
 
   Stream stream_;
+  int64_t available_bytes_;  // for this rank
   std::filesystem::path folder_;
   Corpus corpus_;
   TokenizerFile tokenizer_;
