@@ -48,6 +48,8 @@ float differentiate_row(BFloat16* row, int64_t vocab_size, int32_t target, float
   return loss;
 }
 
+bool is_of_shard(int64_t target, int64_t shard_size) { return 0 <= target && target < shard_size; }
+
 }  // namespace
 
 template <Device D, typename T>
@@ -70,6 +72,60 @@ void softmax_cross_entropy(Wide<T>* loss, T* logits, const int32_t* targets, int
 }
 
 template <Device D, typename T>
+void shard_maximum(Wide<T>* largest, const T* logits, bool accumulate, int64_t num_tokens,
+                   int64_t shard_size, const Stream&) {
+#pragma omp parallel for schedule(static) if (num_tokens * shard_size > kParallelThreshold)
+  for (int64_t token = 0; token < num_tokens; ++token) {
+    const Wide<T> of_shard = row_max(logits + token * shard_size, shard_size);
+    largest[token] = accumulate ? std::max(largest[token], of_shard) : of_shard;
+  }
+}
+
+template <Device D, typename T>
+void shard_sums(Wide<T>* sums, const T* logits, const Wide<T>* largest, const int32_t* targets,
+                int64_t num_tokens, int64_t shard_size, int64_t first_token, const Stream&) {
+#pragma omp parallel for schedule(static) if (num_tokens * shard_size > kParallelThreshold)
+  for (int64_t token = 0; token < num_tokens; ++token) {
+    const T* x = logits + token * shard_size;
+    const int64_t target = targets[token] - first_token;
+    Wide<T> sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < shard_size; ++i) sum += fast_exp(x[i] - largest[token]);
+    sums[token] = sum;
+    sums[num_tokens + token] = is_of_shard(target, shard_size) ? x[target] - largest[token] : 0;
+  }
+}
+
+template <Device D, typename T>
+void shard_gradient(Wide<T>* loss, T* logits, const Wide<T>* largest, const Wide<T>* sums,
+                    const int32_t* targets, int64_t num_tokens, int64_t shard_size,
+                    int64_t first_token, const double* grad_scale, const Stream&) {
+  const Wide<T> scale = static_cast<Wide<T>>(*grad_scale);
+#pragma omp parallel for schedule(static) if (num_tokens * shard_size > kParallelThreshold)
+  for (int64_t token = 0; token < num_tokens; ++token) {
+    T* x = logits + token * shard_size;
+    if (targets[token] < 0) {
+      std::fill_n(x, shard_size, T{});
+      loss[token] = 0;
+      continue;
+    }
+    const Wide<T> factor = scale / sums[token];
+    const int64_t target = targets[token] - first_token;
+    const bool is_here = is_of_shard(target, shard_size);
+    const Wide<T> target_logit = is_here ? x[target] : Wide<T>{0};
+#pragma omp simd
+    for (int64_t i = 0; i < shard_size; ++i) {
+      x[i] = static_cast<T>(fast_exp(x[i] - largest[token]) * factor);
+    }
+    // again, so that it is rounded once
+    if (is_here) {
+      x[target] = static_cast<T>(fast_exp(target_logit - largest[token]) * factor - scale);
+    }
+    loss[token] = std::log(sums[token]) - sums[num_tokens + token];
+  }
+}
+
+template <Device D, typename T>
 void log_softmax(T* logits, int64_t num_rows, int64_t vocab_size, const Stream&) {
 #pragma omp parallel for schedule(static) if (num_rows * vocab_size > kParallelThreshold)
   for (int64_t row = 0; row < num_rows; ++row) {
@@ -86,9 +142,16 @@ void log_softmax(T* logits, int64_t num_rows, int64_t vocab_size, const Stream&)
   }
 }
 
-#define INSTANTIATE(T)                                                                         \
-  template void softmax_cross_entropy<Device::kCpu, T>(Wide<T>*, T*, const int32_t*, int64_t,  \
-                                                       int64_t, const double*, const Stream&); \
+#define INSTANTIATE(T)                                                                          \
+  template void softmax_cross_entropy<Device::kCpu, T>(Wide<T>*, T*, const int32_t*, int64_t,   \
+                                                       int64_t, const double*, const Stream&);  \
+  template void shard_maximum<Device::kCpu, T>(Wide<T>*, const T*, bool, int64_t, int64_t,      \
+                                               const Stream&);                                  \
+  template void shard_sums<Device::kCpu, T>(Wide<T>*, const T*, const Wide<T>*, const int32_t*, \
+                                            int64_t, int64_t, int64_t, const Stream&);          \
+  template void shard_gradient<Device::kCpu, T>(Wide<T>*, T*, const Wide<T>*, const Wide<T>*,   \
+                                                const int32_t*, int64_t, int64_t, int64_t,      \
+                                                const double*, const Stream&);                  \
   template void log_softmax<Device::kCpu, T>(T*, int64_t, int64_t, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(double)

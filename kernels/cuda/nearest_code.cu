@@ -173,7 +173,7 @@ void accumulate_codes<Device::kCuda, float>(double* sums, int64_t* counts, const
                                             const int32_t* codes, int64_t n, int64_t codebook_size,
                                             int64_t codebook_dim, const Stream& stream) {
   if (n == 0) return;
-  const SortedIndices sorted = sort_indices(codes, n, codebook_size, stream);
+  const SortedIndices sorted = sort_indices(codes, n, 0, codebook_size, stream);
   // A block for counts even where a residual has no columns.
   const dim3 grid(codebook_size, std::max<int64_t>(1, ceil_div(codebook_dim, kWarp)));
   accumulate_kernel<<<grid, kThreads, 0, stream.cuda()>>>(sums, counts, residual, sorted.values,

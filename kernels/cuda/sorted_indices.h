@@ -14,7 +14,9 @@ struct SortedIndices {
   const int32_t* order;
 };
 
-/// `indices` [n], each in [0, end).
-SortedIndices sort_indices(const int32_t* indices, int64_t n, int64_t end, const Stream& stream);
+/// Sorts indices[i] - first, for `indices` [n] of which the range [first, first + count) matters:
+/// all others become `count`, and so the last.
+SortedIndices sort_indices(const int32_t* indices, int64_t n, int64_t first, int64_t count,
+                           const Stream& stream);
 
 }  // namespace mirabelle::backend

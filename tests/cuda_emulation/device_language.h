@@ -104,9 +104,16 @@ T atomicAdd(T* place, T value) {
   *place += value;
   return before;
 }
+template <typename T>
+T atomicMax(T* place, T value) {
+  const T before = *place;
+  *place = before > value ? before : value;
+  return before;
+}
 
 using std::isfinite;
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return uint64_t{a} * b >> 32; }
 inline unsigned __float_as_uint(float x) { return emulation::same_bits<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return emulation::same_bits<float>(x); }

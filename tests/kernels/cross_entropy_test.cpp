@@ -1,6 +1,8 @@
 #include "mirabelle/kernels/cross_entropy.h"
 
+#include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "support/backends.h"
 #include "support/errors.h"
@@ -57,6 +59,56 @@ class CrossEntropyTest : public BackendTest {
     softmax_cross_entropy(loss.view(), x.view(), make_int_tensor(GetParam(), targets).view(),
                           make_scale(grad_scale).view(), stream_);
     return {to_doubles(loss.view()), to_doubles(x.view())};
+  }
+  /// The same from shards of these sizes: each its maximum, then its sums, then its gradient.
+  Result run_shards(const Values& logits, const Indices& targets, const std::vector<int64_t>& sizes,
+                    double grad_scale) {
+    const int64_t n = static_cast<int64_t>(targets.size());
+    const int64_t vocab_size = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
+    const Buffer on_device = make_int_tensor(GetParam(), targets), scale = make_scale(grad_scale);
+    std::vector<Buffer> shards;
+    Values sums(2 * n, 0.0);
+    const Buffer all_largest = make_wide_tensor(GetParam(), {n}, Values(n, 99.0));
+    int64_t first = 0;
+    for (int64_t size : sizes) {
+      Values columns;
+      for (int64_t t = 0; t < n; ++t) {
+        const auto row = logits.begin() + t * vocab_size + first;
+        columns.insert(columns.end(), row, row + size);
+      }
+      first += size;
+      shards.push_back(make_tensor(GetParam(), {n, size}, columns));
+      shard_maximum(all_largest.view(), shards.back().view(),
+                    shards.size() > 1 ? Accumulate::kYes : Accumulate::kNo, stream_);
+    }
+    first = 0;
+    for (const Buffer& shard : shards) {
+      const Buffer of_shard = make_wide_tensor(GetParam(), {2, n}, Values(2 * n, 99.0));
+      shard_sums(of_shard.view(), shard.view(), all_largest.view(), on_device.view(), first,
+                 stream_);
+      first += shard.view().shape[1];
+      const Values values = to_doubles(of_shard.view());
+      for (int64_t i = 0; i < 2 * n; ++i) sums[i] += values[i];
+    }
+    const Buffer all_sums = make_wide_tensor(GetParam(), {2, n}, sums);
+    Result result{{}, Values(n * vocab_size)};
+    first = 0;
+    for (const Buffer& shard : shards) {
+      const Buffer loss = make_wide_tensor(GetParam(), {n}, Values(n, 99.0));
+      shard_gradient(loss.view(), shard.view(), all_largest.view(), all_sums.view(),
+                     on_device.view(), first, scale.view(), stream_);
+      const Values of_shard = to_doubles(loss.view());
+      if (first == 0) result.loss = of_shard;
+      EXPECT_TRUE(std::equal(of_shard.begin(), of_shard.end(), result.loss.begin(),
+                             [](double x, double y) { return x == y || (x != x && y != y); }));
+      const Values grad = to_doubles(shard.view());
+      const int64_t size = shard.view().shape[1];
+      for (int64_t t = 0; t < n; ++t) {
+        std::copy_n(grad.begin() + t * size, size, result.grad.begin() + t * vocab_size + first);
+      }
+      first += size;
+    }
+    return result;
   }
   static Buffer make_scale(double value) {
     return make_tensor(GetParam().device, DType::kFloat64, {1}, {value});
@@ -155,6 +207,94 @@ TEST_P(CrossEntropyTest, NaNLogitsAreNotHidden) {
 
 TEST_P(CrossEntropyTest, TakesNoTokens) { EXPECT_TRUE(run({}, {}, 5, 1).loss.empty()); }
 
+TEST_P(CrossEntropyTest, ShardsGiveTheLossAndGradientOfTheWhole) {
+  const std::vector<std::vector<int64_t>> cuts = {
+      {1}, {0, 5}, {1, 0, 2, 2}, {16, 8, 8}, {700, 331}, {2048, 2056}, {1, 4103}};
+  for (const std::vector<int64_t>& sizes : cuts) {
+    const int64_t vocab = std::accumulate(sizes.begin(), sizes.end(), int64_t{0}), n = 33;
+    const Values logits = random_values(n * vocab, 1, 3);
+    const Indices targets = some_targets(n, vocab);
+    Values grad = oracle_log_softmax(logits, vocab);
+    for (int64_t i = 0; i < n * vocab; ++i) {
+      const int32_t target = targets[i / vocab];
+      grad[i] = target < 0 ? 0 : 3 * (std::exp(grad[i]) - (i % vocab == target));
+    }
+    const Result result = run_shards(logits, targets, sizes, 3);
+    expect_near(result.loss, oracle_loss(logits, targets, vocab), 2 * loss_tolerance(), "loss");
+    expect_near(result.grad, grad, 2 * GetParam().tolerance, "grad");
+  }
+}
+
+TEST_P(CrossEntropyTest, ShardsTakeNoTokens) {
+  EXPECT_TRUE(run_shards({}, {}, {2, 3}, 1).loss.empty());
+}
+
+TEST_P(CrossEntropyTest, ShardsWithoutTokensHaveNeitherMaximumNorSums) {
+  const Buffer largest = make_wide_tensor(GetParam(), {2}, {99, 99});
+  const Buffer sums = make_wide_tensor(GetParam(), {2, 2}, {99, 99, 99, 99});
+  const Buffer loss = make_wide_tensor(GetParam(), {2}, {99, 99});
+  const Buffer targets = make_int_tensor(GetParam(), {3, -1}), scale = make_scale(1);
+  const TensorView none{nullptr, {2, 0}, GetParam().dtype, GetParam().device};
+  const double infinity = std::numeric_limits<double>::infinity();
+  shard_maximum(largest.view(), none, Accumulate::kNo, stream_);
+  EXPECT_EQ(to_doubles(largest.view()), Values(2, -infinity));
+  const Buffer of_all = make_wide_tensor(GetParam(), {2}, {5, 5});
+  shard_sums(sums.view(), none, of_all.view(), targets.view(), 3, stream_);
+  EXPECT_EQ(to_doubles(sums.view()), Values(4, 0.0));
+  const Buffer all_sums = make_wide_tensor(GetParam(), {2, 2}, {1, 1, -2, 0});
+  shard_gradient(loss.view(), none, of_all.view(), all_sums.view(), targets.view(), 3, scale.view(),
+                 stream_);
+  EXPECT_EQ(to_doubles(loss.view()), (Values{2, 0}));
+}
+
+TEST_P(CrossEntropyTest, ShardsOfHugeLogitsNeitherOverflowNorLoseTheLoss) {
+  const Values logits = {1e30, 1e30, -1e30, 0, 0, 5, 0, 0};
+  const Result result = run_shards(logits, {1, 1}, {2, 1, 1}, 1);
+  const double p = std::exp(5) / (std::exp(5) + 3);
+  expect_near(result.loss, {std::log(2), -std::log(p)}, loss_tolerance(), "loss");
+  const double q = (1 - p) / 3;
+  expect_near(result.grad, {0.5, -0.5, 0, 0, q, p - 1, q, q}, GetParam().tolerance, "grad");
+  EXPECT_NEAR(result.grad[5] / (p - 1), 1, std::max(GetParam().tolerance, 1e-5));  // rounded once
+}
+
+TEST_P(CrossEntropyTest, ShardsPassMinusInfinityAndNaNOn) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  const Result result = run_shards({0, -infinity, -infinity, 0}, {0}, {1, 1, 1, 1}, 1);
+  expect_near(result.loss, {std::log(2)}, loss_tolerance(), "loss");
+  expect_near(result.grad, {-0.5, 0, 0, 0.5}, GetParam().tolerance, "grad");
+  EXPECT_TRUE(std::isnan(run_shards({0, 1, 2, std::nan("")}, {0}, {2, 2}, 1).loss[0]));
+}
+
+TEST_P(CrossEntropyTest, ShardsRefuseOperandsThatDisagree) {
+  const Buffer logits = make_tensor(GetParam(), {2, 3}, Values(6, 0.0));
+  const Buffer of_rows = make_wide_tensor(GetParam(), {2}, Values(2, 0.0));
+  const Buffer sums = make_wide_tensor(GetParam(), {2, 2}, Values(4, 0.0));
+  const Buffer targets = make_int_tensor(GetParam(), {0, 0}), scale = make_scale(1);
+  const TensorView x = logits.view(), rows = of_rows.view(), s = sums.view(), t = targets.view();
+  const TensorView one = rows.rows(0, 1), flat = s.reshaped({4});
+  const auto gradient = [&](const TensorView& loss, const TensorView& largest,
+                            const TensorView& sum, const TensorView& target,
+                            const TensorView& factor) {
+    shard_gradient(loss, x, largest, sum, target, 0, factor, stream_);
+  };
+  expect_error("logits have shape [6], wanted",
+               [&] { shard_maximum(rows, x.reshaped({6}), Accumulate::kNo, stream_); });
+  expect_error("largest has shape [1], wanted [2]",
+               [&] { shard_maximum(one, x, Accumulate::kNo, stream_); });
+  expect_error("sums has shape [4], wanted [2, 2]",
+               [&] { shard_sums(flat, x, rows, t, 0, stream_); });
+  expect_error("largest has shape [1], wanted [2]", [&] { shard_sums(s, x, one, t, 0, stream_); });
+  expect_error("targets has shape [1], wanted [2]",
+               [&] { shard_sums(s, x, rows, t.rows(0, 1), 0, stream_); });
+  expect_error("loss has shape [1], wanted [2]", [&] { gradient(one, rows, s, t, scale.view()); });
+  expect_error("largest has shape [1], wanted [2]",
+               [&] { gradient(rows, one, s, t, scale.view()); });
+  expect_error("sums has shape [4], wanted [2, 2]",
+               [&] { gradient(rows, rows, flat, t, scale.view()); });
+  expect_error("targets is", [&] { gradient(rows, rows, s, rows, scale.view()); });
+  expect_error("grad_scale has shape [2]", [&] { gradient(rows, rows, s, t, rows); });
+}
+
 TEST_P(CrossEntropyTest, LogSoftmaxFollowsTheFormula) {
   for (const auto& [n, vocab] :
        {std::array<int64_t, 2>{0, 3}, {1, 1}, {7, 5}, {33, 1031}, {5, 4104}}) {
@@ -187,6 +327,9 @@ TEST_P(CrossEntropyTest, DoesNotDependOnTheNumberOfThreads) {
   expect_same_for_any_number_of_threads([&] { return run(logits, targets, 331, 1).loss; });
   expect_same_for_any_number_of_threads([&] { return run(logits, targets, 331, 1).grad; });
   expect_same_for_any_number_of_threads([&] { return run_log_softmax(logits, 331); });
+  const std::vector<int64_t> sizes = {131, 200};
+  expect_same_for_any_number_of_threads([&] { return run_shards(logits, targets, sizes, 1).loss; });
+  expect_same_for_any_number_of_threads([&] { return run_shards(logits, targets, sizes, 1).grad; });
 }
 
 TEST_P(CrossEntropyTest, RefusesOperandsThatDisagree) {

@@ -46,19 +46,20 @@ class EmbeddingTest : public BackendTest {
   }
 
   Values forward(const Values& table, int64_t vocab_size, const Indices& tokens,
-                 int64_t hidden_size, const Dropout& dropout) {
+                 int64_t hidden_size, const Dropout& dropout, int64_t first_token = 0) {
     const Buffer out = empty_tensor(GetParam(), {static_cast<int64_t>(tokens.size()), hidden_size});
     embedding_forward(out.view(), make_int_tensor(GetParam(), tokens).view(),
-                      make_tensor(GetParam(), {vocab_size, hidden_size}, table).view(), dropout,
-                      stream_);
+                      make_tensor(GetParam(), {vocab_size, hidden_size}, table).view(), first_token,
+                      dropout, stream_);
     return to_doubles(out.view());
   }
   Values backward(const Values& before, int64_t vocab_size, const Indices& tokens,
-                  const Values& grad_out, int64_t hidden_size, const Dropout& dropout) {
+                  const Values& grad_out, int64_t hidden_size, const Dropout& dropout,
+                  int64_t first_token = 0) {
     const Buffer grad = make_wide_tensor(GetParam(), {vocab_size, hidden_size}, before);
     const Shape shape{static_cast<int64_t>(tokens.size()), hidden_size};
     embedding_backward(grad.view(), make_tensor(GetParam(), shape, grad_out).view(),
-                       make_int_tensor(GetParam(), tokens).view(), dropout, stream_);
+                       make_int_tensor(GetParam(), tokens).view(), first_token, dropout, stream_);
     return to_doubles(grad.view());
   }
 
@@ -187,6 +188,49 @@ TEST_P(EmbeddingTest, MasksOfOtherKeysPositionsAndSequencesDiffer) {
   EXPECT_NE(two_tokens, two_sequences);
 }
 
+TEST_P(EmbeddingTest, ShardsOfTheTableAddUpToTheWhole) {
+  const int64_t n = 500, vocab = 23, hidden = 136;
+  const Dropout some = dropout(0.3, {500});
+  const Indices tokens = some_tokens(n, vocab);
+  const Values table = random_values(vocab * hidden, 1), grad_out = random_values(n * hidden, 2);
+  const Values before = random_values(vocab * hidden, 3);
+  Values sum(n * hidden, 0.0), grads;
+  int64_t first = 0;
+  for (int64_t rows : {0, 9, 1, 13}) {
+    const auto of_shard = [&](const Values& x) {
+      return Values(x.begin() + first * hidden, x.begin() + (first + rows) * hidden);
+    };
+    const Values out = forward(of_shard(table), rows, tokens, hidden, some, first);
+    for (int64_t t = 0; t < n; ++t) {
+      const bool is_here = first <= tokens[t] && tokens[t] < first + rows;
+      for (int64_t i = t * hidden; i < (t + 1) * hidden; ++i) {
+        sum[i] += out[i];
+        ASSERT_TRUE(is_here || out[i] == 0) << t;
+      }
+    }
+    const Values grad = backward(of_shard(before), rows, tokens, grad_out, hidden, some, first);
+    grads.insert(grads.end(), grad.begin(), grad.end());
+    first += rows;
+  }
+  EXPECT_EQ(sum, forward(table, vocab, tokens, hidden, some));
+  EXPECT_EQ(grads, backward(before, vocab, tokens, grad_out, hidden, some));
+}
+
+TEST_P(EmbeddingTest, ForwardHasNoNegativeZeros) {
+  const int64_t hidden = 200;
+  const Dropout half = dropout(0.5, {3});
+  Values table(2 * hidden, -1.0);
+  std::fill(table.begin() + hidden, table.end(), -0.0);
+  for (const Dropout& some : {Dropout{}, half}) {
+    int64_t num_zeros = 0;
+    for (double value : forward(table, 2, {5, 6, 7}, hidden, some, 5)) {
+      EXPECT_FALSE(value == 0 && std::signbit(value));
+      num_zeros += value == 0;
+    }
+    EXPECT_GE(num_zeros, 2 * hidden);
+  }
+}
+
 TEST_P(EmbeddingTest, TakesNoTokens) {
   EXPECT_TRUE(forward({1, 2}, 1, {}, 2, {}).empty());
   EXPECT_TRUE(forward({1, 2}, 1, {}, 2, dropout(0.5, {})).empty());
@@ -249,20 +293,20 @@ TEST_P(EmbeddingTest, RefusesOperandsThatDisagree) {
   const Buffer tokens = make_int_tensor(backend, {0, 2});
   const TensorView t = table.view(), y = out.view(), i = tokens.view(), dt = grad_table.view();
   expect_error("table has shape [12], wanted",
-               [&] { embedding_forward(y, i, t.reshaped({12}), {}, stream_); });
+               [&] { embedding_forward(y, i, t.reshaped({12}), 0, {}, stream_); });
   expect_error("out has shape [8], wanted",
-               [&] { embedding_forward(y.reshaped({8}), i, t, {}, stream_); });
+               [&] { embedding_forward(y.reshaped({8}), i, t, 0, {}, stream_); });
   expect_error("out has shape [1, 8], wanted [1, 4]", [&] {
-    embedding_forward(y.reshaped({1, 8}), i, t, {}, stream_);
+    embedding_forward(y.reshaped({1, 8}), i, t, 0, {}, stream_);
   });
   expect_error("tokens has shape [1], wanted [2]",
-               [&] { embedding_forward(y, i.rows(0, 1), t, {}, stream_); });
+               [&] { embedding_forward(y, i.rows(0, 1), t, 0, {}, stream_); });
   expect_error("grad_table has shape [12], wanted",
-               [&] { embedding_backward(dt.reshaped({12}), y, i, {}, stream_); });
+               [&] { embedding_backward(dt.reshaped({12}), y, i, 0, {}, stream_); });
   expect_error("grad_out has shape [8], wanted",
-               [&] { embedding_backward(dt, y.reshaped({8}), i, {}, stream_); });
+               [&] { embedding_backward(dt, y.reshaped({8}), i, 0, {}, stream_); });
   expect_error("tokens has shape [1], wanted [2]",
-               [&] { embedding_backward(dt, y, i.rows(0, 1), {}, stream_); });
+               [&] { embedding_backward(dt, y, i.rows(0, 1), 0, {}, stream_); });
   expect_error("out has shape [4, 2], wanted rows of x, of shape [3, 4]", [&] {
     gather_rows(y.reshaped({4, 2}), t, i, stream_);
   });
@@ -279,10 +323,16 @@ TEST_P(EmbeddingTest, RefusesIndicesOutOfRange) {
   const Buffer out = make_tensor(backend, {2, 4}, Values(8, 0.0));
   const Buffer grad_table = make_wide_tensor(backend, {3, 4}, Values(12, 0.0));
   const Buffer high = make_int_tensor(backend, {2, 3}), low = make_int_tensor(backend, {-1, 0});
-  expect_error("tokens[1] is 3, wanted 0 .. 2",
-               [&] { embedding_forward(out.view(), high.view(), table.view(), {}, stream_); });
-  expect_error("tokens[0] is -1, wanted 0 .. 2",
-               [&] { embedding_backward(grad_table.view(), out.view(), low.view(), {}, stream_); });
+  expect_error("tokens[0] is -1, wanted 0 .. ",
+               [&] { embedding_forward(out.view(), low.view(), table.view(), 0, {}, stream_); });
+  expect_error("tokens[0] is -1, wanted 0 .. ", [&] {
+    embedding_backward(grad_table.view(), out.view(), low.view(), 1, {}, stream_);
+  });
+  expect_error("tokens[1] is 3, wanted 0 .. 2", [&] { check_tokens(high.view(), 3); });
+  expect_error("tokens[0] is -1, wanted 0 .. 2", [&] { check_tokens(low.view(), 3); });
+  expect_error("wanted a int32 tensor", [&] { check_tokens(out.view(), 3); });
+  check_tokens(high.view(), 4);
+  check_tokens(high.view().rows(0, 0), 0);
   expect_error("indices[1] is 3, wanted 0 .. 2",
                [&] { gather_rows(out.view(), table.view(), high.view(), stream_); });
 }
@@ -292,7 +342,7 @@ TEST_P(EmbeddingTest, RefusesBadDropout) {
   const Buffer out = make_tensor(GetParam(), {2, 4}, Values(8, 0.0));
   const Buffer tokens = make_int_tensor(GetParam(), {0, 2});
   const auto run = [&](const Dropout& some) {
-    embedding_forward(out.view(), tokens.view(), table.view(), some, stream_);
+    embedding_forward(out.view(), tokens.view(), table.view(), 0, some, stream_);
   };
   const Dropout good = dropout(0.5, {2});
   run(good);

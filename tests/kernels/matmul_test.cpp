@@ -165,6 +165,60 @@ TEST_P(MatmulTest, GivesTheSameBitsEveryTime) {
   }
 }
 
+// Ranks that hold a different number of shards have them at other addresses.
+TEST_P(MatmulTest, GivesTheSameBitsAtAnyAddress) {
+  if (GetParam().device != Device::kCpu) GTEST_SKIP() << "CPU only";
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 7},
+                                {7, 5, 3},
+                                {1, 300, 64},
+                                {33, 16, 129},
+                                {64, 96, 128},
+                                {100, 257, 65},
+                                {130, 48, 1000},
+                                {512, 256, 64},
+                                {300, 520, 344},
+                                {48, 64, 4001}}) {
+    const Values a = random_values(m * k, 1), b = random_values(k * n, 2);
+    const Values before = random_values(m * n, 3);
+    const auto shifted = [](const Buffer& whole, int64_t shift, const Shape& shape) {
+      return whole.view().rows(shift, shift + shape.num_elements()).reshaped(shape);
+    };
+    const auto pad = [](Values values, int64_t shift) {
+      values.insert(values.begin(), shift, 0.0);
+      return values;
+    };
+    for (const auto& [transpose_a, transpose_b] :
+         {std::array<bool, 2>{false, false}, {false, true}, {true, false}, {true, true}}) {
+      for (Accumulate accumulate : {Accumulate::kNo, Accumulate::kYes}) {
+        const auto product = [&, m = m, n = n, k = k, transpose_a = transpose_a,
+                              transpose_b = transpose_b](int64_t a_shift, int64_t b_shift,
+                                                         int64_t out_shift) {
+          const Buffer left = tensor({a_shift + m * k}, pad(a, a_shift));
+          const Buffer right = tensor({b_shift + k * n}, pad(b, b_shift));
+          const Buffer out = wide_tensor({out_shift + m * n}, pad(before, out_shift));
+          const TensorView target = shifted(out, out_shift, {m, n});
+          matmul(target, shifted(left, a_shift, transpose_a ? Shape{k, m} : Shape{m, k}),
+                 transpose_a, shifted(right, b_shift, transpose_b ? Shape{n, k} : Shape{k, n}),
+                 transpose_b, accumulate, stream_);
+          return to_doubles(target);
+        };
+        const Values expected = product(0, 0, 0);
+        for (const auto& [x, y, z] : {std::array<int64_t, 3>{4, 0, 0},
+                                      {0, 4, 0},
+                                      {0, 0, 4},
+                                      {8, 8, 8},
+                                      {16, 4, 8},
+                                      {4, 16, 16},
+                                      {1, 3, 2}}) {
+          EXPECT_EQ(product(x, y, z), expected)
+              << m << " x " << n << " x " << k << " transposed " << transpose_a << transpose_b
+              << " shifted by " << x << ", " << y << ", " << z;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(MatmulTest, DoesNotDependOnTheNumberOfThreads) {
   if (GetParam().device != Device::kCpu) GTEST_SKIP() << "CPU only";
   // a weight gradient, whose inner dimension oneDNN would split over threads, and an ordinary one

@@ -3,6 +3,8 @@ mirabelle_test(attention_test SOURCES kernels/attention_test.cpp LIBS mirabelle_
 mirabelle_test(nearest_code_test SOURCES kernels/nearest_code_test.cpp LIBS mirabelle_kernels)
 mirabelle_test(top_k_test SOURCES kernels/top_k_test.cpp LIBS mirabelle_kernels)
 mirabelle_test(beam_test SOURCES kernels/beam_test.cpp LIBS mirabelle_kernels)
+mirabelle_test(bit_hash_test SOURCES kernels/bit_hash_test.cpp LIBS mirabelle_kernels)
+mirabelle_test(concatenate_test SOURCES kernels/concatenate_test.cpp LIBS mirabelle_kernels)
 mirabelle_test(adamw_test SOURCES kernels/adamw_test.cpp LIBS mirabelle_kernels)
 mirabelle_test(convert_test SOURCES kernels/convert_test.cpp LIBS mirabelle_kernels)
 mirabelle_test(cross_entropy_test SOURCES kernels/cross_entropy_test.cpp LIBS mirabelle_kernels)

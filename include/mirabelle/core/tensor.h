@@ -31,6 +31,19 @@ class Shape {
   }
   bool operator==(const Shape&) const = default;
 
+  /// The same but for the outermost extent.
+  Shape with_outer(int64_t extent) const {
+    Shape changed = *this;
+    changed.extents_[0] = extent;
+    return changed;
+  }
+  /// Without the outermost extent.
+  Shape inner() const {
+    Shape rest;
+    for (int axis = 1; axis < rank_; ++axis) rest.extents_[rest.rank_++] = extents_[axis];
+    return rest;
+  }
+
  private:
   std::array<int64_t, kMaxRank> extents_{};
   int rank_ = 0;
@@ -69,8 +82,24 @@ struct TensorView {
                     begin, ", ", end, ") of a tensor of shape ", shape);
     const int64_t row_elements = shape[0] == 0 ? 0 : num_elements() / shape[0];
     TensorView view = *this;
-    view.shape = with_extent0(end - begin);
+    view.shape = shape.with_outer(end - begin);
     view.data = static_cast<char*>(data) + begin * row_elements * size_in_bytes(dtype);
+    return view;
+  }
+
+  /// Element i of the outermost axis, which is no longer there.
+  TensorView slice(int64_t i) const {
+    TensorView view = rows(i, i + 1);
+    view.shape = shape.inner();
+    return view;
+  }
+
+  /// The first elements, as a tensor of this shape.
+  TensorView first(const Shape& new_shape) const {
+    MIRABELLE_CHECK(new_shape.num_elements() <= num_elements(), "a tensor of shape ", shape,
+                    " does not hold one of ", new_shape);
+    TensorView view = *this;
+    view.shape = new_shape;
     return view;
   }
 
@@ -81,22 +110,6 @@ struct TensorView {
     TensorView view = *this;
     view.shape = new_shape;
     return view;
-  }
-
- private:
-  Shape with_extent0(int64_t extent) const {
-    switch (shape.rank()) {
-      case 1:
-        return {extent};
-      case 2:
-        return {extent, shape[1]};
-      case 3:
-        return {extent, shape[1], shape[2]};
-      case 4:
-        return {extent, shape[1], shape[2], shape[3]};
-      default:
-        return {extent, shape[1], shape[2], shape[3], shape[4]};
-    }
   }
 };
 

@@ -2,6 +2,7 @@
 
 #include "mirabelle/core/stream.h"
 #include "mirabelle/core/tensor.h"
+#include "mirabelle/kernels/matmul.h"  // Accumulate
 
 namespace mirabelle {
 
@@ -18,6 +19,34 @@ void softmax_cross_entropy(const TensorView& loss, const TensorView& logits,
                            const TensorView& targets, const TensorView& grad_scale,
                            const Stream& stream);
 
+// The same for a vocabulary that is cut into shards, each with the logits of the tokens
+// [first_token, first_token + shard_size), shard_size >= 0. The caller takes the maximum over
+// ranks, then adds up the shards' sums:
+//
+//   largest  [num_tokens], wide dtype
+//   sums     [2, num_tokens], wide dtype: the sum of exp(logit - largest); the target's
+//            logit - largest
+//   logits   [num_tokens, shard_size]
+//   targets  [num_tokens] int32, tokens of the whole vocabulary, which the caller checks
+
+/// largest = each row's largest logit of this shard, -infinity if it has none; or the larger of
+/// that and what `largest` was.
+void shard_maximum(const TensorView& largest, const TensorView& logits, Accumulate accumulate,
+                   const Stream& stream);
+
+/// sums of this shard, overwritten, from `largest` of the whole vocabulary. The second is 0 where
+/// the target is in another shard or negative.
+void shard_sums(const TensorView& sums, const TensorView& logits, const TensorView& largest,
+                const TensorView& targets, int64_t first_token, const Stream& stream);
+
+/// With `largest` and `sums` of the whole vocabulary
+///   loss   = log(sums[0]) - sums[1]
+///   logits = grad_scale * (exp(logits - largest) / sums[0] - one_hot(target))
+/// and 0 both where the target is negative. `loss` and grad_scale as above.
+void shard_gradient(const TensorView& loss, const TensorView& logits, const TensorView& largest,
+                    const TensorView& sums, const TensorView& targets, int64_t first_token,
+                    const TensorView& grad_scale, const Stream& stream);
+
 /// logits [num_rows, vocab_size] = log softmax(logits), in place.
 void log_softmax(const TensorView& logits, const Stream& stream);
 
@@ -25,6 +54,16 @@ namespace backend {
 template <Device D, typename T>
 void softmax_cross_entropy(Wide<T>* loss, T* logits, const int32_t* targets, int64_t num_tokens,
                            int64_t vocab_size, const double* grad_scale, const Stream& stream);
+template <Device D, typename T>
+void shard_maximum(Wide<T>* largest, const T* logits, bool accumulate, int64_t num_tokens,
+                   int64_t shard_size, const Stream& stream);
+template <Device D, typename T>
+void shard_sums(Wide<T>* sums, const T* logits, const Wide<T>* largest, const int32_t* targets,
+                int64_t num_tokens, int64_t shard_size, int64_t first_token, const Stream& stream);
+template <Device D, typename T>
+void shard_gradient(Wide<T>* loss, T* logits, const Wide<T>* largest, const Wide<T>* sums,
+                    const int32_t* targets, int64_t num_tokens, int64_t shard_size,
+                    int64_t first_token, const double* grad_scale, const Stream& stream);
 template <Device D, typename T>
 void log_softmax(T* logits, int64_t num_rows, int64_t vocab_size, const Stream& stream);
 }  // namespace backend
