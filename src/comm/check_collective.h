@@ -10,11 +10,6 @@ inline void check_host(const char* operation, const TensorView& x) {
                   to_string(x.device), " memory");
 }
 
-/// Throws for dtypes that are only moved, never added up: gradients of bfloat16 models are float32.
-inline void check_reducible(const char* operation, const TensorView& x) {
-  MIRABELLE_CHECK(x.dtype != DType::kBFloat16, operation, " does not add up ", to_string(x.dtype));
-}
-
 /// Throws unless `whole` holds as many elements of part's dtype, on its device, as `size` parts.
 inline void check_shares(const char* operation, const TensorView& whole, const TensorView& part,
                          int size) {

@@ -1,14 +1,14 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <exception>
 
 #include "check_collective.h"
+#include "done_collective.h"
 #include "mirabelle/comm/communicator.h"
-#include "mirabelle/core/buffer.h"
+#include "mirabelle/core/activity.h"
 #include "mirabelle/core/unique_handle.h"
-#include "mpi_check.h"
+#include "mpi_collective.h"
 
 #ifdef __SANITIZE_ADDRESS__
 // Open MPI leaks by itself; programs that start it do not look for leaks.
@@ -18,40 +18,16 @@ extern "C" const char* __asan_default_options() { return "detect_leaks=0"; }
 namespace mirabelle {
 namespace {
 
-/// Elements of one piece of an all-reduce under way. Open MPI 4.1 runs a non-blocking all-reduce of
-/// 64 MiB at half the speed of the blocking one; in pieces of 256 KiB, which stay in the cache
-/// between being received and being added, both take the same time.
-constexpr int64_t kPieceElements = 1 << 16;
+/// An all-reduce of so many bytes is a matter of latency: one phase is better than two.
+constexpr int64_t kSmallBytes = 4096;
 
-MPI_Datatype mpi_type(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return MPI_FLOAT;
-    case DType::kFloat64:
-      return MPI_DOUBLE;
-    case DType::kInt32:
-      return MPI_INT32_T;
-    case DType::kInt64:
-      return MPI_INT64_T;
-    case DType::kUint8:
-      return MPI_UINT8_T;
-    case DType::kBFloat16:
-      return MPI_UINT16_T;  // only moved: check_reducible
-  }
-  throw_error(ErrorKind::kOther, "no MPI type for dtype ", static_cast<int>(dtype));
-}
-
-MPI_Op mpi_op(ReduceOp op) {
-  return op == ReduceOp::kSum ? MPI_SUM : op == ReduceOp::kMax ? MPI_MAX : MPI_MIN;
-}
-
-/// Calls `body(data, count)` for pieces of at most `max_elements`; MPI counts are ints.
+/// Calls `body(data, bytes)` for pieces of at most `max_elements`; MPI counts are ints.
 template <typename Body>
 void for_each_piece(const TensorView& x, int64_t max_elements, Body&& body) {
-  const int64_t num_elements = x.num_elements();
-  for (int64_t begin = 0; begin < num_elements; begin += max_elements) {
-    body(static_cast<char*>(x.data) + begin * size_in_bytes(x.dtype),
-         static_cast<int>(std::min(max_elements, num_elements - begin)));
+  const int64_t max_bytes = max_elements * size_in_bytes(x.dtype);
+  for (int64_t begin = 0; begin < x.bytes(); begin += max_bytes) {
+    body(static_cast<char*>(x.data) + begin,
+         static_cast<int>(std::min(max_bytes, x.bytes() - begin)));
   }
 }
 
@@ -63,135 +39,112 @@ void free_communicator(MPI_Comm communicator) {
 }
 using CommHandle = UniqueHandle<MPI_Comm, free_communicator>;
 
-class MpiAllReduce : public PendingCollective {
- public:
-  explicit MpiAllReduce(std::vector<MPI_Request> requests) : requests_(std::move(requests)) {}
-
-  void poll() override {
-    if (done_) return;
-    int all_done = 0;
-    MPI_CHECK(MPI_Testall(count(), requests_.data(), &all_done, MPI_STATUSES_IGNORE));
-    done_ = all_done != 0;
-  }
-  void wait(const Stream&) override {
-    if (!done_) MPI_CHECK(MPI_Waitall(count(), requests_.data(), MPI_STATUSES_IGNORE));
-    done_ = true;
-  }
-
- private:
-  int count() const { return static_cast<int>(requests_.size()); }
-
-  std::vector<MPI_Request> requests_;
-  bool done_ = false;
-};
-
 class MpiCommunicator : public Communicator {
  public:
-  MpiCommunicator(CommHandle handle, int64_t max_elements)
-      : handle_(std::move(handle)), max_elements_(max_elements) {
+  MpiCommunicator(CommHandle handle, const std::string& group_name, int64_t max_elements,
+                  std::shared_ptr<MpiProgress> progress)
+      : Communicator(group_name), handle_(std::move(handle)) {
+    group_.comm = comm();
+    group_.name = group_name;
+    group_.max_message_elements = max_elements;
+    group_.progress = std::move(progress);
     MPI_CHECK(MPI_Comm_set_errhandler(comm(), MPI_ERRORS_RETURN));
-    MPI_CHECK(MPI_Comm_rank(comm(), &rank_));
-    MPI_CHECK(MPI_Comm_size(comm(), &size_));
+    MPI_CHECK(MPI_Comm_rank(comm(), &group_.rank));
+    MPI_CHECK(MPI_Comm_size(comm(), &group_.size));
   }
 
-  int rank() const override { return rank_; }
-  int size() const override { return size_; }
+  int rank() const override { return group_.rank; }
+  int size() const override { return group_.size; }
   std::string name() const override { return "mpi"; }
-
-  void all_reduce(const TensorView& x, ReduceOp op, const Stream&) const override {
-    check_host("all_reduce", x);
-    check_reducible("all_reduce", x);
-    for_each_piece(x, max_elements_, [&](void* data, int count) {
-      MPI_CHECK(MPI_Allreduce(MPI_IN_PLACE, data, count, mpi_type(x.dtype), mpi_op(op), comm()));
-    });
-  }
+  std::map<std::string, int64_t> traffic() const override { return traffic_; }
 
   std::unique_ptr<PendingCollective> start_all_reduce(const TensorView& x, ReduceOp op,
                                                       const Stream&) const override {
     check_host("all_reduce", x);
-    check_reducible("all_reduce", x);
-    std::vector<MPI_Request> requests;
-    for_each_piece(x, std::min(max_elements_, kPieceElements), [&](void* data, int count) {
-      requests.push_back(MPI_REQUEST_NULL);
-      MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, data, count, mpi_type(x.dtype), mpi_op(op), comm(),
-                               &requests.back()));
-    });
-    return std::make_unique<MpiAllReduce>(std::move(requests));
+    const int64_t n = x.num_elements();
+    const bool is_small = x.bytes() <= kSmallBytes && n <= group_.max_message_elements;
+    return start({.operation = "all_reduce",
+                  .whole = x,
+                  .piece_elements = is_small ? n : (n + size() - 1) / size(),
+                  .all_own_all = is_small,
+                  .reduces = true,
+                  .gathers = !is_small,
+                  .op = op});
   }
 
-  void all_gather(const TensorView& out, const TensorView& x, const Stream& stream) const override {
-    check_parts("all_gather", out, x, size_);
-    if (x.empty()) return;
-    const TensorView parts = out.reshaped({size_, x.num_elements()});
-    const TensorView mine = parts.rows(rank_, rank_ + 1);
-    if (mine.data != x.data) std::memcpy(mine.data, x.data, static_cast<size_t>(x.bytes()));
-    if (out.num_elements() <= max_elements_) {
-      MPI_CHECK(MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, out.data,
-                              static_cast<int>(x.num_elements()), mpi_type(x.dtype), comm()));
-      return;
-    }
-    for (int root = 0; root < size_; ++root) broadcast(parts.rows(root, root + 1), root, stream);
+  std::unique_ptr<PendingCollective> start_reduce_scatter(const TensorView& out,
+                                                          const TensorView& x, ReduceOp op,
+                                                          const Stream&) const override {
+    check_parts("reduce_scatter", x, out, size());
+    if (size() == 1) copy_on_host(out, x);
+    return start({.operation = "reduce_scatter",
+                  .whole = x,
+                  .piece_elements = out.num_elements(),
+                  .reduces = true,
+                  .op = op,
+                  .reduced = out.data});
   }
 
-  void reduce_scatter(const TensorView& out, const TensorView& x, ReduceOp op,
-                      const Stream&) const override {
-    check_parts("reduce_scatter", x, out, size_);
-    check_reducible("reduce_scatter", x);
-    if (out.empty()) return;
-    const TensorView parts = x.reshaped({size_, out.num_elements()});
-    if (x.num_elements() <= max_elements_) {
-      // MPI does not allow the result to overwrite a part of the operand
-      const bool overlap = parts.rows(rank_, rank_ + 1).data == out.data;
-      const Buffer copy = overlap ? Buffer({out.num_elements()}, out.dtype) : Buffer();
-      void* const result = overlap ? copy.data() : out.data;
-      MPI_CHECK(MPI_Reduce_scatter_block(x.data, result, static_cast<int>(out.num_elements()),
-                                         mpi_type(x.dtype), mpi_op(op), comm()));
-      if (overlap) std::memcpy(out.data, result, static_cast<size_t>(out.bytes()));
-      return;
-    }
-    for (int root = 0; root < size_; ++root) {
-      reduce_to(root, out, parts.rows(root, root + 1), op);
-    }
+  std::unique_ptr<PendingCollective> start_all_gather(const TensorView& out, const TensorView& x,
+                                                      const Stream&) const override {
+    check_parts("all_gather", out, x, size());
+    copy_on_host(out.reshaped({size(), x.num_elements()}).rows(rank(), rank() + 1), x);
+    return start({.operation = "all_gather",
+                  .whole = out,
+                  .piece_elements = x.num_elements(),
+                  .gathers = true});
   }
 
   void broadcast(const TensorView& x, int root, const Stream&) const override {
     check_host("broadcast", x);
-    check_peer("broadcast", root, size_);
-    for_each_piece(x, max_elements_, [&](void* data, int count) {
-      MPI_CHECK(MPI_Bcast(data, count, mpi_type(x.dtype), root, comm()));
+    check_peer("broadcast", root, size());
+    if (rank() == root && size() > 1) traffic_["broadcast"] += x.bytes();
+    for_each_piece(x, group_.max_message_elements, [&](void* data, int bytes) {
+      finish("broadcast", [&](MPI_Request* request) {
+        return MPI_Ibcast(data, bytes, MPI_BYTE, root, comm(), request);
+      });
     });
   }
 
   void send(const TensorView& x, int destination, const Stream&) const override {
     check_host("send", x);
-    check_peer("send", destination, size_);
-    MIRABELLE_CHECK(destination != rank_, "rank ", rank_, " sends to itself");
-    for_each_piece(x, max_elements_, [&](void* data, int count) {
-      MPI_CHECK(MPI_Send(data, count, mpi_type(x.dtype), destination, kTag, comm()));
+    check_peer("send", destination, size());
+    MIRABELLE_CHECK(destination != rank(), "rank ", rank(), " sends to itself");
+    traffic_["send"] += x.bytes();
+    for_each_piece(x, group_.max_message_elements, [&](void* data, int bytes) {
+      finish("send", [&](MPI_Request* request) {
+        return MPI_Isend(data, bytes, MPI_BYTE, destination, kTag, comm(), request);
+      });
     });
   }
 
   void recv(const TensorView& x, int source, const Stream&) const override {
     check_host("recv", x);
-    check_peer("recv", source, size_);
-    MIRABELLE_CHECK(source != rank_, "rank ", rank_, " receives from itself");
-    for_each_piece(x, max_elements_, [&](void* data, int count) {
-      MPI_Status status;
+    check_peer("recv", source, size());
+    MIRABELLE_CHECK(source != rank(), "rank ", rank(), " receives from itself");
+    for_each_piece(x, group_.max_message_elements, [&](void* data, int bytes) {
+      const MPI_Status status = finish("recv", [&](MPI_Request* request) {
+        return MPI_Irecv(data, bytes, MPI_BYTE, source, kTag, comm(), request);
+      });
       int received = 0;
-      MPI_CHECK(MPI_Recv(data, count, mpi_type(x.dtype), source, kTag, comm(), &status));
-      MPI_CHECK(MPI_Get_count(&status, mpi_type(x.dtype), &received));
-      MIRABELLE_CHECK(received == count, "recv from rank ", source, " wanted ", count,
-                      " elements, got ", received);
+      MPI_CHECK(MPI_Get_count(&status, MPI_BYTE, &received));
+      MIRABELLE_CHECK(received == bytes, "recv from rank ", source, " wanted ", bytes,
+                      " bytes, got ", received);
     });
   }
 
-  void barrier() const override { MPI_CHECK(MPI_Barrier(comm())); }
+  void barrier() const override {
+    finish("barrier", [&](MPI_Request* request) { return MPI_Ibarrier(comm(), request); });
+  }
 
-  std::unique_ptr<Communicator> split(int color, int key) const override {
+  std::unique_ptr<Communicator> split(int color, int key,
+                                      const std::string& group_name) const override {
     MIRABELLE_CHECK(color >= 0, "split wants a colour of at least 0, not ", color);
+    const Activity activity("split", this->group_name());
     MPI_Comm group = MPI_COMM_NULL;
     MPI_CHECK(MPI_Comm_split(comm(), color, key, &group));
-    return std::make_unique<MpiCommunicator>(CommHandle(group), max_elements_);
+    return std::make_unique<MpiCommunicator>(CommHandle(group), group_name,
+                                             group_.max_message_elements, group_.progress);
   }
 
  private:
@@ -199,21 +152,31 @@ class MpiCommunicator : public Communicator {
 
   MPI_Comm comm() const { return handle_.get(); }
 
-  /// out on rank `root` = op over ranks of x.
-  void reduce_to(int root, const TensorView& out, const TensorView& x, ReduceOp op) const {
-    const int64_t bytes_ahead = static_cast<char*>(out.data) - static_cast<char*>(x.data);
-    for_each_piece(x, max_elements_, [&](void* data, int count) {
-      void* const result = static_cast<char*>(data) + bytes_ahead;
-      const bool in_place = rank_ == root && result == data;
-      MPI_CHECK(MPI_Reduce(in_place ? MPI_IN_PLACE : data, rank_ == root ? result : nullptr, count,
-                           mpi_type(x.dtype), mpi_op(op), root, comm()));
-    });
+  std::unique_ptr<PendingCollective> start(const MpiCollective::Task& task) const {
+    if (size() == 1) return std::make_unique<DoneCollective>();
+    return std::make_unique<MpiCollective>(group_, task, traffic_[task.operation]);
+  }
+
+  /// Starts a non-blocking operation of MPI and waits for it, while collectives go on.
+  template <typename Start>
+  MPI_Status finish(const char* operation, Start start) const {
+    const auto check = [&](int code) {
+      MIRABELLE_CHECK(code == MPI_SUCCESS, operation, ": ", mpi_error_text(code));
+    };
+    const Activity activity(operation, group_name());
+    MPI_Request request = MPI_REQUEST_NULL;
+    MPI_Status status;
+    check(start(&request));
+    for (int done = 0; !done;) {
+      check(MPI_Test(&request, &done, &status));
+      group_.progress->poll();
+    }
+    return status;
   }
 
   CommHandle handle_;
-  int64_t max_elements_;
-  int rank_ = 0;
-  int size_ = 0;
+  mutable MpiGroup group_;
+  mutable std::map<std::string, int64_t> traffic_;
 };
 
 bool mpi_is_running() {
@@ -229,7 +192,8 @@ std::unique_ptr<Communicator> make_mpi_communicator(int64_t max_message_elements
   MIRABELLE_CHECK(mpi_is_running(), "make_mpi_communicator wants a living MpiSession");
   MPI_Comm duplicate = MPI_COMM_NULL;
   MPI_CHECK(MPI_Comm_dup(MPI_COMM_WORLD, &duplicate));
-  return std::make_unique<MpiCommunicator>(CommHandle(duplicate), max_message_elements);
+  return std::make_unique<MpiCommunicator>(CommHandle(duplicate), "world", max_message_elements,
+                                           std::make_shared<MpiProgress>());
 }
 
 MpiSession::MpiSession(int* argc, char*** argv) {

@@ -50,7 +50,7 @@ int ranks_on_device(Device device, const Communicator& world) {
 }
 
 DeviceCommunicator::DeviceCommunicator(const Communicator& world, Device device,
-                                       const ParallelConfig& config)
+                                       const ParallelConfig& config, bool reproducible)
     : world_(world) {
   if (device == Device::kCpu) return;
   // 1 if some rank has to share its GPU
@@ -58,8 +58,8 @@ DeviceCommunicator::DeviceCommunicator(const Communicator& world, Device device,
   world.all_reduce(view_of(&shares, {1}), ReduceOp::kMax, Stream());
   const bool use_nccl = config.communicator == "nccl" ||
                         (config.communicator == "auto" && world.size() > 1 && shares == 0);
-  std::unique_ptr<Communicator> host = world.split(0, world.rank());
-  own_ = use_nccl ? make_nccl_communicator(std::move(host))
+  std::unique_ptr<Communicator> host = world.split(0, world.rank(), world.group_name());
+  own_ = use_nccl ? make_nccl_communicator(std::move(host), reproducible)
                   : make_staged_communicator(std::move(host));
 }
 

@@ -9,43 +9,41 @@ namespace mirabelle::testing {
 /// copies in GPU memory, so that the same tests judge the communicators that can reach it.
 class OnDevice : public Communicator {
  public:
-  explicit OnDevice(std::unique_ptr<Communicator> inner) : inner_(std::move(inner)) {}
+  explicit OnDevice(std::unique_ptr<Communicator> inner)
+      : Communicator(inner->group_name()), inner_(std::move(inner)) {}
 
   int rank() const override { return inner_->rank(); }
   int size() const override { return inner_->size(); }
   std::string name() const override { return inner_->name(); }
   void barrier() const override { inner_->barrier(); }
-  std::unique_ptr<Communicator> split(int color, int key) const override {
-    return std::make_unique<OnDevice>(inner_->split(color, key));
+  std::unique_ptr<Communicator> split(int color, int key,
+                                      const std::string& group_name) const override {
+    return std::make_unique<OnDevice>(inner_->split(color, key, group_name));
   }
+  std::map<std::string, int64_t> traffic() const override { return inner_->traffic(); }
 
-  void all_reduce(const TensorView& x, ReduceOp op, const Stream&) const override {
-    const Mirror on_gpu(x, stream_);
-    inner_->all_reduce(on_gpu.of(x), op, stream_);
-    on_gpu.fetch(x, stream_);
-  }
   std::unique_ptr<PendingCollective> start_all_reduce(const TensorView& x, ReduceOp op,
                                                       const Stream&) const override {
-    auto on_gpu = std::make_unique<Mirror>(x, stream_);
-    auto pending = inner_->start_all_reduce(on_gpu->of(x), op, stream_);
-    return std::make_unique<Fetching>(x, std::move(on_gpu), std::move(pending), stream_);
+    auto whole = std::make_unique<Mirror>(x, stream_);
+    auto pending = inner_->start_all_reduce(whole->of(x), op, stream_);
+    return fetching(x, nullptr, std::move(whole), nullptr, std::move(pending));
   }
-  void all_gather(const TensorView& out, const TensorView& x, const Stream&) const override {
-    const Mirror whole(out, stream_);
-    const Mirror apart = whole.holds(x) ? Mirror(kNothing, stream_) : Mirror(x, stream_);
-    inner_->all_gather(whole.of(out), whole.holds(x) ? whole.of(x) : apart.of(x), stream_);
-    whole.fetch(out, stream_);
-    if (!whole.holds(x)) apart.fetch(x, stream_);
+  std::unique_ptr<PendingCollective> start_all_gather(const TensorView& out, const TensorView& x,
+                                                      const Stream&) const override {
+    auto whole = std::make_unique<Mirror>(out, stream_);
+    auto apart = whole->holds(x) ? nullptr : std::make_unique<Mirror>(x, stream_);
+    auto pending =
+        inner_->start_all_gather(whole->of(out), (apart ? apart : whole)->of(x), stream_);
+    return fetching(out, &x, std::move(whole), std::move(apart), std::move(pending));
   }
-  void reduce_scatter(const TensorView& out, const TensorView& x, ReduceOp op,
-                      const Stream&) const override {
-    const Mirror whole(x, stream_);
-    const Mirror apart = whole.holds(out) ? Mirror(kNothing, stream_) : Mirror(out, stream_);
-    const TensorView result = whole.holds(out) ? whole.of(out) : apart.of(out);
-    inner_->reduce_scatter(result, whole.of(x), op, stream_);
-    whole.fetch(x, stream_);
-    copy(out, result, stream_);
-    stream_.synchronize();
+  std::unique_ptr<PendingCollective> start_reduce_scatter(const TensorView& out,
+                                                          const TensorView& x, ReduceOp op,
+                                                          const Stream&) const override {
+    auto whole = std::make_unique<Mirror>(x, stream_);
+    auto apart = whole->holds(out) ? nullptr : std::make_unique<Mirror>(out, stream_);
+    auto pending =
+        inner_->start_reduce_scatter((apart ? apart : whole)->of(out), whole->of(x), op, stream_);
+    return fetching(x, &out, std::move(whole), std::move(apart), std::move(pending));
   }
   void broadcast(const TensorView& x, int root, const Stream&) const override {
     const Mirror on_gpu(x, stream_);
@@ -64,8 +62,6 @@ class OnDevice : public Communicator {
   }
 
  private:
-  static inline const TensorView kNothing = {nullptr, {0}, DType::kUint8, Device::kCpu};
-
   /// A copy of a host tensor on the GPU, and of views into it.
   class Mirror {
    public:
@@ -91,23 +87,38 @@ class OnDevice : public Communicator {
     Buffer memory_;
   };
 
+  /// Brings everything back, operands too, so that a test sees whether they were overwritten.
   class Fetching : public PendingCollective {
    public:
-    Fetching(const TensorView& x, std::unique_ptr<Mirror> on_gpu,
-             std::unique_ptr<PendingCollective> pending, const Stream& stream)
-        : x_(x), on_gpu_(std::move(on_gpu)), pending_(std::move(pending)), stream_(stream) {}
+    Fetching(const TensorView& whole, const TensorView& part, std::unique_ptr<Mirror> on_gpu,
+             std::unique_ptr<Mirror> apart, std::unique_ptr<PendingCollective> pending,
+             const Stream& stream)
+        : whole_(whole),
+          part_(part),
+          on_gpu_(std::move(on_gpu)),
+          apart_(std::move(apart)),
+          pending_(std::move(pending)),
+          stream_(stream) {}
     void poll() override { pending_->poll(); }
     void wait(const Stream&) override {
       pending_->wait(stream_);
-      on_gpu_->fetch(x_, stream_);
+      on_gpu_->fetch(whole_, stream_);
+      if (apart_) apart_->fetch(part_, stream_);
     }
 
    private:
-    TensorView x_;
-    std::unique_ptr<Mirror> on_gpu_;
+    TensorView whole_, part_;
+    std::unique_ptr<Mirror> on_gpu_, apart_;
     std::unique_ptr<PendingCollective> pending_;
     const Stream& stream_;
   };
+  std::unique_ptr<PendingCollective> fetching(const TensorView& whole, const TensorView* part,
+                                              std::unique_ptr<Mirror> on_gpu,
+                                              std::unique_ptr<Mirror> apart,
+                                              std::unique_ptr<PendingCollective> pending) const {
+    return std::make_unique<Fetching>(whole, part ? *part : TensorView(), std::move(on_gpu),
+                                      std::move(apart), std::move(pending), stream_);
+  }
 
   std::unique_ptr<Communicator> inner_;
   Stream stream_{Device::kCuda};

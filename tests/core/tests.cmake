@@ -1,4 +1,5 @@
 # The tests of core/
+mirabelle_test(activity_test SOURCES core/activity_test.cpp LIBS mirabelle_core)
 mirabelle_test(table_test SOURCES core/table_test.cpp LIBS mirabelle_core)
 mirabelle_test(progress_test SOURCES core/progress_test.cpp LIBS mirabelle_core)
 mirabelle_test(random_test SOURCES core/random_test.cpp LIBS mirabelle_core)

@@ -33,10 +33,12 @@ Device choose_device(const BackendConfig& config, const Communicator& world);
 int ranks_on_device(Device device, const Communicator& world);
 
 /// What moves tensors of this device between the ranks: `world` itself, or for a GPU a communicator
-/// that can reach its memory, as parallel.communicator says. Collective.
+/// that can reach its memory, as parallel.communicator says; `reproducible`: sums of floating
+/// numbers are the same bits over every transport. Collective.
 class DeviceCommunicator {
  public:
-  DeviceCommunicator(const Communicator& world, Device device, const ParallelConfig& config);
+  DeviceCommunicator(const Communicator& world, Device device, const ParallelConfig& config,
+                     bool reproducible);
   const Communicator& get() const { return own_ ? *own_ : world_; }
 
  private:

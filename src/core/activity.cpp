@@ -1,0 +1,193 @@
+#include "mirabelle/core/activity.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <charconv>
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <mutex>
+
+#include "mirabelle/core/error.h"
+
+namespace mirabelle {
+namespace {
+
+constexpr int kMaxDepth = 8;
+constexpr size_t kTextBytes = 32;
+
+/// A short text that another thread or a signal handler may read while it changes; then it may be
+/// mixed of both, but ends.
+class Text {
+ public:
+  void set(const char* text) {
+    size_t i = 0;
+    for (; text[i] && i + 1 < kTextBytes; ++i) chars_[i].store(text[i], std::memory_order_relaxed);
+    chars_[i].store('\0', std::memory_order_relaxed);
+  }
+  bool empty() const { return chars_[0].load(std::memory_order_relaxed) == '\0'; }
+  void copy_to(char (&to)[kTextBytes]) const {
+    for (size_t i = 0; i < kTextBytes; ++i) to[i] = chars_[i].load(std::memory_order_relaxed);
+    to[kTextBytes - 1] = '\0';
+  }
+
+ private:
+  std::atomic<char> chars_[kTextBytes];
+};
+
+struct Entry {
+  Text what, group;
+  std::atomic<int64_t> number;  // of all activities so far
+};
+
+/// Written by the main thread, read by the watchdog's and by the signal handler.
+struct Board {
+  Entry entries[kMaxDepth];
+  std::atomic<int> depth{0};
+  std::atomic<int64_t> num_activities{0};
+  std::atomic<int64_t> step{-1};
+  std::atomic<int> rank{0};
+  static_assert(std::atomic<int64_t>::is_always_lock_free);
+};
+constinit Board board;
+
+/// A line that grows without allocating, for the signal handler.
+class Line {
+ public:
+  Line& operator<<(const char* text) {
+    for (; *text && size_ + 1 < sizeof text_; ++text) text_[size_++] = *text;
+    text_[size_] = '\0';
+    return *this;
+  }
+  Line& operator<<(const Text& text) {
+    char copy[kTextBytes];
+    text.copy_to(copy);
+    return *this << copy;
+  }
+  Line& operator<<(int64_t number) {
+    char digits[24];
+    *std::to_chars(digits, digits + sizeof digits - 1, number).ptr = '\0';
+    return *this << digits;
+  }
+  const char* text() const { return text_; }
+  void print() {
+    *this << "\n";
+    [[maybe_unused]] const auto ignored = ::write(STDERR_FILENO, text_, size_);
+  }
+
+ private:
+  char text_[1024] = {};
+  size_t size_ = 0;
+};
+
+int known_depth() { return std::min(board.depth.load(std::memory_order_acquire), kMaxDepth); }
+
+/// Adds "operation of the G group".
+void add_wait(Line& line, const Entry& wait) {
+  line << wait.what << " of the " << wait.group << " group";
+}
+
+/// Adds all that is known, behind `before` if that is anything.
+void add_activities(Line& line, const char* before) {
+  const int64_t step = board.step;
+  if (step >= 0) line << before << "step " << step;
+  if (step >= 0) before = ", ";
+  for (int i = 0; i < known_depth(); ++i, before = ", ") {
+    line << before;
+    if (board.entries[i].group.empty()) {
+      line << board.entries[i].what;
+    } else {
+      add_wait(line, board.entries[i]);
+    }
+  }
+}
+
+void on_sigterm(int) {
+  const int error = errno;
+  Line line;
+  line << "rank " << board.rank << ": ended by SIGTERM";
+  add_activities(line, " while in ");
+  line.print();
+  errno = error;
+  std::raise(SIGTERM);  // the handler was reset, so this ends the process as SIGTERM does
+}
+
+/// The wait that the process is in, or null.
+const Entry* current_wait() {
+  for (int i = known_depth() - 1; i >= 0; --i) {
+    if (!board.entries[i].group.empty()) return &board.entries[i];
+  }
+  return nullptr;
+}
+
+[[noreturn]] void end_process(const Entry& wait, double timeout_seconds) {
+  char seconds[32];
+  std::snprintf(seconds, sizeof seconds, "%g", timeout_seconds);
+  Line line;
+  line << "rank " << board.rank << ": waited " << seconds << " s in ";
+  add_wait(line, wait);
+  const int64_t step = board.step;
+  if (step >= 0) line << " at step " << step;
+  line << "; a rank of it is stalled or dead";
+  line.print();
+  ::_exit(1);
+}
+
+void watch(const std::stop_token& stop, double timeout_seconds) {
+  const double interval = std::min(1.0, timeout_seconds / 10);
+  std::mutex mutex;
+  std::condition_variable_any wake;
+  std::unique_lock lock(mutex);
+  int64_t number = 0;
+  double waited = 0;
+  while (!wake.wait_for(lock, stop, std::chrono::duration<double>(interval),
+                        [&] { return stop.stop_requested(); })) {
+    const Entry* const wait = current_wait();
+    const int64_t current = wait ? wait->number.load() : 0;
+    waited = wait && current == number ? waited + interval : 0;
+    number = current;
+    if (wait && waited >= timeout_seconds) end_process(*wait, timeout_seconds);
+  }
+}
+
+}  // namespace
+
+Activity::Activity(const char* what, const std::string& group) {
+  const int depth = board.depth;
+  if (depth < kMaxDepth) {
+    board.entries[depth].what.set(what);
+    board.entries[depth].group.set(group.c_str());
+    board.entries[depth].number = ++board.num_activities;
+  }
+  board.depth.store(depth + 1, std::memory_order_release);
+}
+
+Activity::~Activity() { --board.depth; }
+
+void set_current_step(int64_t step) { board.step = step; }
+
+std::string current_activity() {
+  Line line;
+  add_activities(line, "");
+  return line.text();
+}
+
+Watchdog::Watchdog(double timeout_seconds, int rank) {
+  MIRABELLE_CHECK(timeout_seconds >= 0, "a watchdog waits 0 seconds or more, not ",
+                  timeout_seconds);
+  board.rank = rank;
+  struct sigaction action = {};
+  action.sa_handler = on_sigterm;
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  ::sigaction(SIGTERM, &action, &previous_);
+  if (timeout_seconds > 0) {
+    thread_ = std::jthread([=](const std::stop_token& stop) { watch(stop, timeout_seconds); });
+  }
+}
+
+Watchdog::~Watchdog() { ::sigaction(SIGTERM, &previous_, nullptr); }
+
+}  // namespace mirabelle

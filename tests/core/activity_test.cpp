@@ -1,0 +1,151 @@
+#include "mirabelle/core/activity.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "support/errors.h"
+
+namespace mirabelle {
+namespace {
+
+void sleep_milliseconds(int milliseconds) { ::usleep(milliseconds * 1000); }
+
+class ActivityTest : public ::testing::Test {
+ protected:
+  ~ActivityTest() override { set_current_step(-1); }
+};
+
+TEST_F(ActivityTest, NestsAndEndsWithTheScope) {
+  EXPECT_EQ(current_activity(), "");
+  {
+    const Activity outer("forward");
+    EXPECT_EQ(current_activity(), "forward");
+    set_current_step(0);
+    {
+      const Activity wait("all_reduce", "tensor-parallel");
+      EXPECT_EQ(current_activity(), "step 0, forward, all_reduce of the tensor-parallel group");
+    }
+    set_current_step(1234567890123);
+    EXPECT_EQ(current_activity(), "step 1234567890123, forward");
+  }
+  EXPECT_EQ(current_activity(), "step 1234567890123");
+}
+
+TEST_F(ActivityTest, CutsLongTextsAndOnlyCountsDeepOnes) {
+  const std::string longest(31, 'x');
+  const std::string longer = longest + "yz";
+  {
+    const Activity wait(longer.c_str(), longer);
+    EXPECT_EQ(current_activity(), longest + " of the " + longest + " group");
+  }
+  const Activity one("1"), two("2"), three("3"), four("4"), five("5"), six("6"), seven("7");
+  {
+    const Activity eight("8");
+    const Activity nine("9"), ten("10");
+    EXPECT_EQ(current_activity(), "1, 2, 3, 4, 5, 6, 7, 8");
+  }
+  const Activity again("again");
+  EXPECT_EQ(current_activity(), "1, 2, 3, 4, 5, 6, 7, again");
+}
+
+TEST_F(ActivityTest, AnExceptionEndsIt) {
+  try {
+    const Activity activity("forward");
+    throw_error(ErrorKind::kOther, "frost");
+  } catch (const Error&) {
+  }
+  EXPECT_EQ(current_activity(), "");
+}
+
+/// In processes of their own, because they end.
+class WatchdogTest : public ActivityTest {
+ protected:
+  WatchdogTest() { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
+};
+
+TEST_F(WatchdogTest, EndsTheProcessThatWaitsTooLong) {
+  const auto stall = [] {
+    const Watchdog watchdog(0.2, 3);
+    set_current_step(123);
+    const Activity backward("backward");
+    const Activity wait("all_reduce", "data-parallel");
+    sleep_milliseconds(20000);
+    ::_exit(0);
+  };
+  EXPECT_EXIT(stall(), ::testing::ExitedWithCode(1),
+              "^rank 3: waited 0.2 s in all_reduce of the data-parallel group at step 123; a rank "
+              "of it is stalled or dead\n$");
+}
+
+TEST_F(WatchdogTest, NamesNoStepBeforeTheFirst) {
+  const auto stall = [] {
+    const Watchdog watchdog(0.1, 0);
+    const Activity wait("barrier", "world");
+    sleep_milliseconds(20000);
+    ::_exit(0);
+  };
+  EXPECT_EXIT(stall(), ::testing::ExitedWithCode(1),
+              "^rank 0: waited 0.1 s in barrier of the world group; a rank of it");
+}
+
+TEST_F(WatchdogTest, LeavesWorkAndManyShortWaitsAlone) {
+  const auto work = [] {
+    const Watchdog watchdog(0.5, 3);
+    {
+      const Activity activity("forward");
+      sleep_milliseconds(1000);
+    }
+    for (int i = 0; i < 100; ++i) {
+      const Activity wait("all_reduce", "data-parallel");
+      sleep_milliseconds(10);
+    }
+    ::_exit(7);
+  };
+  EXPECT_EXIT(work(), ::testing::ExitedWithCode(7), "^$");
+}
+
+TEST_F(WatchdogTest, WithoutATimeoutWaitsForEver) {
+  const auto wait = [] {
+    const Watchdog watchdog(0, 3);
+    const Activity activity("all_reduce", "data-parallel");
+    sleep_milliseconds(500);
+    ::_exit(7);
+  };
+  EXPECT_EXIT(wait(), ::testing::ExitedWithCode(7), "^$");
+}
+
+TEST_F(WatchdogTest, SaysWhatSigtermInterrupted) {
+  const auto work = [] {
+    const Watchdog watchdog(60, 1);
+    set_current_step(123);
+    const Activity activity("forward");
+    std::raise(SIGTERM);
+  };
+  EXPECT_EXIT(work(), ::testing::KilledBySignal(SIGTERM),
+              "^rank 1: ended by SIGTERM while in step 123, forward\n$");
+}
+
+TEST_F(WatchdogTest, SaysWhenNothingIsKnown) {
+  const auto idle = [] {
+    const Watchdog watchdog(0, 1);
+    std::raise(SIGTERM);
+  };
+  EXPECT_EXIT(idle(), ::testing::KilledBySignal(SIGTERM), "^rank 1: ended by SIGTERM\n$");
+}
+
+TEST_F(WatchdogTest, LeavesNothingBehind) {
+  const auto work = [] {
+    { const Watchdog watchdog(0.1, 1); }
+    const Activity wait("all_reduce", "data-parallel");
+    sleep_milliseconds(300);
+    std::raise(SIGTERM);
+  };
+  EXPECT_EXIT(work(), ::testing::KilledBySignal(SIGTERM), "^$");
+}
+
+TEST_F(WatchdogTest, RefusesNegativeTimeouts) {
+  testing::expect_error("a watchdog waits 0 seconds or more, not -1", [] { Watchdog(-1, 0); });
+}
+
+}  // namespace
+}  // namespace mirabelle
