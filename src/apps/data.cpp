@@ -260,9 +260,31 @@ std::string moments_of(const json& split) {
          date_of(split["test_from"]);
 }
 
-json stats(const std::string& folder) {
+void add_packing_options(CLI::App& command, PackingOptions& to) {
+  const CLI::Range positive(int64_t{1}, int64_t{1} << 30, "POSITIVE");
+  const auto add = [&](const char* name, int64_t& value, const char* help) {
+    command.add_option(name, value, help)
+        ->capture_default_str()
+        ->check(positive)
+        ->group("Packing of the training histories");
+  };
+  add("--part-tokens", to.part_tokens, "Tokens in a part: training.micro_batch_tokens");
+  add("--parts-per-step", to.parts_per_step,
+      "Parts of an optimizer step: training.global_batch_tokens / micro_batch_tokens");
+  add("--levels", to.num_levels, "Tokens per item: the length of its semantic ID");
+  add("--max-sequence-tokens", to.max_sequence_tokens,
+      "Longer histories are cut: training.max_sequence_tokens");
+}
+
+std::string packing_of(const json& figures) {
+  return "fill " + format_number(100 * figures["fill"].get<double>(), 2) +
+         " %, the largest part of a step has " + format_number(figures["imbalance"], 3) +
+         " times the mean part's attention work";
+}
+
+json stats(const std::string& folder, const PackingOptions& packing) {
   const Corpus corpus(folder);
-  const json stats = corpus_stats(corpus);
+  const json stats = corpus_stats(corpus, packing);
   Table table({"corpus", stats["dataset"]});
   const auto row = [&](const char* name, const std::string& text) { table.add_row({name, text}); };
   for (const char* key : {"users", "items", "events", "shards", "bytes"})
@@ -301,6 +323,13 @@ json stats(const std::string& folder) {
   for (const json& feature : stats["features"]) {
     row(("feature " + feature["name"].get<std::string>()).c_str(), list(feature, {"dim"}));
   }
+  if (const json& packed = stats["packing"]; !packed.is_null()) {
+    row("training sequences", text_of(packed["sequences"]) + " in parts of " +
+                                  text_of(packed["part_tokens"]) + " tokens, " +
+                                  text_of(packed["parts_per_step"]) + " per step");
+    row("packed first fit", packing_of(packed["first_fit"]));
+    row("packed balanced", packing_of(packed["balanced"]));
+  }
   table.print(std::cout);
   return stats;
 }
@@ -336,6 +365,8 @@ int run(int argc, char** argv, const Communicator& self) {
   synth_command.add_option("--output", output, "The corpus folder to write; replaces a former one");
   CLI::App& stats_command = *app.add_subcommand("stats", "Describes a corpus.");
   stats_command.add_option("CORPUS", folder, "The corpus folder")->required();
+  PackingOptions packing;
+  add_packing_options(stats_command, packing);
   CLI::App& verify_command = *app.add_subcommand(
       "verify",
       "Checks a corpus, down to every dataset; prints every problem, and exits 3 if there is one.");
@@ -353,7 +384,7 @@ int run(int argc, char** argv, const Communicator& self) {
     MIRABELLE_CHECK_USAGE(!output.empty(), "synth wants --output FOLDER");
     result = synth(world, output);
   } else if (stats_command.parsed()) {
-    result = stats(folder);
+    result = stats(folder, packing);
   } else {
     std::tie(result, exit_status) = verify(folder);
   }

@@ -4,14 +4,9 @@
 
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/random.h"
+#include "mirabelle/data/packing.h"
 
 namespace mirabelle {
-namespace {
-
-/// Parts that are being filled at a time. Enough that short sequences find the gaps of long ones.
-constexpr size_t kOpenParts = 16;
-
-}  // namespace
 
 BatchLoader::BatchLoader(const Corpus& corpus, TokenTable token_table, const Options& options)
     : corpus_(corpus), token_table_(std::move(token_table)), options_(options) {
@@ -83,32 +78,13 @@ void BatchLoader::plan_block() {
   }
   Random(random_key(options_.seed, "sequences", {cursor_.epoch, cursor_.block})).shuffle(sequences);
 
-  struct OpenPart {
-    std::vector<Sequence> sequences;
-    int64_t events_left;
-  };
+  std::vector<int64_t> lengths;
+  for (const Sequence& sequence : sequences) lengths.push_back(sequence.length);
   const int64_t part_events = options_.part_tokens / token_table_.num_levels;
-  std::vector<OpenPart> open;
-  for (const Sequence& sequence : sequences) {
-    auto part = std::find_if(open.begin(), open.end(), [&](const OpenPart& candidate) {
-      return candidate.events_left >= sequence.length;
-    });
-    if (part == open.end()) {
-      if (open.size() == kOpenParts) {
-        block_parts_.push_back(std::move(open.front().sequences));
-        open.erase(open.begin());
-      }
-      open.push_back({{}, part_events});
-      part = open.end() - 1;
-    }
-    part->sequences.push_back(sequence);
-    part->events_left -= sequence.length;
-    if (part->events_left == 0) {
-      block_parts_.push_back(std::move(part->sequences));
-      open.erase(part);
-    }
+  for (const auto& part : pack_parts(lengths, part_events, options_.parts_per_step)) {
+    block_parts_.emplace_back();
+    for (const int64_t sequence : part) block_parts_.back().push_back(sequences[sequence]);
   }
-  for (OpenPart& part : open) block_parts_.push_back(std::move(part.sequences));
   planned_block_ = cursor_.block;
 }
 

@@ -7,12 +7,19 @@
 #include <map>
 #include <numeric>
 
+#include "mirabelle/core/error.h"
+#include "mirabelle/core/random.h"
+#include "mirabelle/data/packing.h"
+
 namespace mirabelle {
 namespace {
 
 using nlohmann::json;
 
 constexpr int64_t kUsersAtOnce = 16384;
+
+/// About as many as BatchLoader packs at a time.
+constexpr size_t kSequencesPerBlock = 65536;
 
 /// The smallest, largest and mean of numbers that come one by one; none of them: null.
 struct Range {
@@ -106,6 +113,82 @@ int64_t repeats(std::span<const int32_t> history, std::vector<int32_t>& scratch)
   return scratch.end() - std::unique(scratch.begin(), scratch.end());
 }
 
+/// What one way of packing makes of block after block.
+struct PackingFigures {
+  int64_t parts = 0, groups = 0;
+  double sum_of_imbalances = 0;
+
+  void add(const std::vector<std::vector<int64_t>>& packed, std::span<const int64_t> lengths,
+           int64_t parts_per_group) {
+    const auto num_parts = static_cast<int64_t>(packed.size());
+    const int64_t num_groups = (num_parts + parts_per_group - 1) / parts_per_group;
+    parts += num_parts;
+    groups += num_groups;
+    sum_of_imbalances +=
+        static_cast<double>(num_groups) * imbalance(packed, lengths, parts_per_group);
+  }
+  json to_json(int64_t events, int64_t part_events) const {
+    return {{"parts", parts},
+            {"fill", static_cast<double>(events) / static_cast<double>(parts * part_events)},
+            {"imbalance", sum_of_imbalances / static_cast<double>(groups)}};
+  }
+};
+
+/// Packs the training histories as BatchLoader does, and by first fit.
+class PackingTrial {
+ public:
+  explicit PackingTrial(const PackingOptions& options)
+      : options_(options),
+        part_events_(options.part_tokens / options.num_levels),
+        max_events_(options.max_sequence_tokens / options.num_levels) {}
+
+  void add_history(int64_t length) {
+    for (; length > 0; length -= max_events_) lengths_.push_back(std::min(length, max_events_));
+    if (lengths_.size() >= kSequencesPerBlock) pack_block();
+  }
+  json finish() {
+    pack_block();
+    if (sequences_ == 0) return nullptr;
+    return {{"part_tokens", options_.part_tokens},
+            {"parts_per_step", options_.parts_per_step},
+            {"num_levels", options_.num_levels},
+            {"max_sequence_tokens", options_.max_sequence_tokens},
+            {"sequences", sequences_},
+            {"first_fit", first_fit_.to_json(events_, part_events_)},
+            {"balanced", balanced_.to_json(events_, part_events_)}};
+  }
+
+ private:
+  void pack_block() {
+    Random(random_key(0, "sequences", {sequences_})).shuffle(lengths_);
+    const int64_t group = options_.parts_per_step;
+    first_fit_.add(pack_first_fit(lengths_, part_events_), lengths_, group);
+    balanced_.add(pack_parts(lengths_, part_events_, group), lengths_, group);
+    sequences_ += static_cast<int64_t>(lengths_.size());
+    events_ += sum(lengths_);
+    lengths_.clear();
+  }
+
+  PackingOptions options_;
+  int64_t part_events_, max_events_;
+  std::vector<int64_t> lengths_;  // in events, of the block
+  int64_t sequences_ = 0, events_ = 0;
+  PackingFigures first_fit_, balanced_;
+};
+
+void check(const PackingOptions& options) {
+  MIRABELLE_CHECK_USAGE(options.num_levels > 0, "wanted one or more tokens per item, got ",
+                        options.num_levels);
+  MIRABELLE_CHECK_USAGE(options.parts_per_step > 0, "wanted one or more parts per step, got ",
+                        options.parts_per_step);
+  MIRABELLE_CHECK_USAGE(options.max_sequence_tokens >= options.num_levels, "a sequence of ",
+                        options.max_sequence_tokens, " tokens does not hold one item of ",
+                        options.num_levels);
+  MIRABELLE_CHECK_USAGE(options.part_tokens >= options.max_sequence_tokens, "a part of ",
+                        options.part_tokens, " tokens does not hold a sequence of ",
+                        options.max_sequence_tokens);
+}
+
 int64_t folder_bytes(const json& manifest) {
   int64_t bytes = manifest["catalogue"]["bytes"];
   if (!manifest["feature_file"].is_null())
@@ -116,7 +199,9 @@ int64_t folder_bytes(const json& manifest) {
 
 }  // namespace
 
-json corpus_stats(const Corpus& corpus) {
+json corpus_stats(const Corpus& corpus, const PackingOptions& packing) {
+  check(packing);
+  PackingTrial packing_trial(packing);
   ItemCounts counts(corpus.num_items());
   std::map<int64_t, int64_t> lengths;
   std::map<std::string, Range> columns;
@@ -135,6 +220,7 @@ json corpus_stats(const Corpus& corpus) {
       for (int64_t user = 0; user < block.num_users(); ++user) {
         ++lengths[static_cast<int64_t>(block.history(user).size())];
         count(counts.train, block.training_part(user));
+        packing_trial.add_history(block.train_length[user]);
         count(counts.validation, block.targets(user, Split::kValidation));
         count(counts.test, block.targets(user, Split::kTest));
         repeated += repeats(block.history(user), scratch);
@@ -171,6 +257,7 @@ json corpus_stats(const Corpus& corpus) {
       {"items_without_training", std::count(counts.train.begin(), counts.train.end(), 0)},
       {"popularity", popularity_summary(counts.events)},
       {"features", manifest["features"]},
+      {"packing", packing_trial.finish()},
       {"timestamps", nullptr},
       {"columns", json::object()}};
   if (corpus.has_timestamps()) {

@@ -121,8 +121,11 @@ TEST_F(BatchLoaderTest, OrToTheirNewestEvents) {
 }
 
 TEST_F(BatchLoaderTest, AnEpochOfManyBlocksIsStillEveryEventOnce) {
-  BatchLoader loader = make(
-      {.part_tokens = 90, .max_sequence_tokens = 60, .segment_users = 7, .segments_per_block = 3});
+  BatchLoader loader = make({.part_tokens = 90,
+                             .parts_per_step = 4,
+                             .max_sequence_tokens = 60,
+                             .segment_users = 7,
+                             .segments_per_block = 3});
   EXPECT_EQ(epoch(loader), expected(20, false));
   EXPECT_EQ(loader.cursor().epoch, 0);
 }
@@ -153,10 +156,40 @@ TEST_F(BatchLoaderTest, PartsKeepTheBudgetAndAreWellFilled) {
   EXPECT_GT(static_cast<double>(tokens) / static_cast<double>(300 * parts), 0.93);
 }
 
+/// Largest by mean sum of squared lengths over the parts of a step, averaged over the steps of an
+/// epoch that are all of it.
+double imbalance_of_steps(BatchLoader loader, int64_t num_parts) {
+  double sum = 0;
+  for (int64_t steps = 0;; ++steps) {
+    const BatchLoader::Step step = loader.next_step(num_parts, 0, num_parts);
+    if (loader.cursor().epoch != 0) return sum / static_cast<double>(steps);
+    double largest = 0, total = 0;
+    for (const BatchLoader::Part& part : step.parts) {
+      double squares = 0;
+      for (size_t s = 0; s + 1 < part.sequence_offsets.size(); ++s) {
+        const double length = part.sequence_offsets[s + 1] - part.sequence_offsets[s];
+        squares += length * length;
+      }
+      largest = std::max(largest, squares);
+      total += squares;
+    }
+    sum += largest * static_cast<double>(num_parts) / total;
+  }
+}
+
+TEST_F(BatchLoaderTest, PartsOfAStepCostAttentionAlike) {
+  BatchLoader::Options options = {.part_tokens = 300, .max_sequence_tokens = 60};
+  EXPECT_GT(imbalance_of_steps(make(options), 4), 1.05);
+  options.parts_per_step = 4;
+  EXPECT_LT(imbalance_of_steps(make(options), 4), 1.01);
+}
+
 TEST_F(BatchLoaderTest, RanksSeeTheSameStep) {
-  BatchLoader whole = make({.part_tokens = 100, .max_sequence_tokens = 60});
-  BatchLoader first = make({.part_tokens = 100, .max_sequence_tokens = 60});
-  BatchLoader second = make({.part_tokens = 100, .max_sequence_tokens = 60});
+  const BatchLoader::Options options = {
+      .part_tokens = 100, .parts_per_step = 4, .max_sequence_tokens = 60};
+  BatchLoader whole = make(options);
+  BatchLoader first = make(options);
+  BatchLoader second = make(options);
   for (int i = 0; i < 30; ++i) {  // more than an epoch
     const auto all = whole.next_step(4, 0, 4);
     const auto left = first.next_step(4, 0, 2), right = second.next_step(4, 2, 4);
@@ -184,8 +217,11 @@ TEST_F(BatchLoaderTest, SequencesAreNumberedOverTheWholeStep) {
 }
 
 TEST_F(BatchLoaderTest, GoesOnFromAnyCursor) {
-  const BatchLoader::Options options = {
-      .part_tokens = 100, .max_sequence_tokens = 60, .segment_users = 20, .segments_per_block = 2};
+  const BatchLoader::Options options = {.part_tokens = 100,
+                                        .parts_per_step = 3,
+                                        .max_sequence_tokens = 60,
+                                        .segment_users = 20,
+                                        .segments_per_block = 2};
   BatchLoader loader = make(options);
   for (int i = 0; i < 40; ++i) {
     const DataCursor cursor = loader.cursor();

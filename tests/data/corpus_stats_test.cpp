@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "mirabelle/core/error.h"
 #include "mirabelle/data/corpus_writer.h"
 #include "support/temporary_folder.h"
 #include "support/tiny_corpus.h"
@@ -77,6 +78,75 @@ TEST(CorpusStatsTest, QuantilesAreOfTheSortedLengths) {
             (json{{{"name", "title"}, {"dim", 8}}, {{"name", "metadata"}, {"dim", 5}}}));
 }
 
+TEST(CorpusStatsTest, PacksTrainingHistoriesInWindows) {
+  const TemporaryFolder folder;
+  CorpusOptions options;
+  options.dataset = "hand";
+  CorpusWriter writer(folder / "corpus", options, false, {});
+  writer.add_item("a");
+  writer.add_user({"1", {0, 0, 0, 0, 0, 0}, {}, {}, ""});  // 4 training events: a window of 3, one
+  writer.add_user({"2", {0, 0, 0}, {}, {}, ""});           // of 1
+  writer.add_user({"3", {0, 0, 0}, {}, {}, ""});
+  writer.finish();
+  // In parts of 3 events: 3 | 1 1 1 in any order; sums of squares 9 and 3.
+  const json packing =
+      corpus_stats(Corpus(folder / "corpus"), {.part_tokens = 7,
+                                               .parts_per_step = 2,
+                                               .num_levels = 2,
+                                               .max_sequence_tokens = 6})["packing"];
+  const json figures{{"parts", 2}, {"fill", 1.0}, {"imbalance", 1.5}};
+  EXPECT_EQ(packing, (json{{"part_tokens", 7},
+                           {"parts_per_step", 2},
+                           {"num_levels", 2},
+                           {"max_sequence_tokens", 6},
+                           {"sequences", 4},
+                           {"first_fit", figures},
+                           {"balanced", figures}}));
+}
+
+TEST(CorpusStatsTest, BalancedPackingIsEvenerThanFirstFitAndAsFull) {
+  const TemporaryFolder folder;
+  const Corpus corpus(write_tiny_corpus(folder / "corpus", 1000, 40, 8));
+  const json stats = corpus_stats(corpus, {.part_tokens = 400, .max_sequence_tokens = 80});
+  const json& balanced = stats["packing"]["balanced"];
+  const json& first_fit = stats["packing"]["first_fit"];
+  EXPECT_EQ(stats["packing"]["sequences"], 1000);
+  EXPECT_LE(balanced["parts"], first_fit["parts"]);
+  EXPECT_DOUBLE_EQ(balanced["fill"],
+                   stats["train_events"].get<double>() / (balanced["parts"].get<double>() * 100));
+  EXPECT_LT(balanced["imbalance"], 1.02);
+  EXPECT_GT(first_fit["imbalance"], 1.1);
+}
+
+TEST(CorpusStatsTest, PackingAddsUpOverBlocks) {
+  const TemporaryFolder folder;
+  CorpusOptions options;
+  options.dataset = "long";
+  CorpusWriter writer(folder / "corpus", options, false, {});
+  writer.add_item("a");
+  for (const char* id : {"1", "2", "3"}) {
+    writer.add_user({id, std::vector<int32_t>(50'002, 0), {}, {}, ""});
+  }
+  writer.finish();
+  const json packing =
+      corpus_stats(Corpus(folder / "corpus"), {.part_tokens = 4,
+                                               .parts_per_step = 5,
+                                               .num_levels = 1,
+                                               .max_sequence_tokens = 1})["packing"];
+  EXPECT_EQ(packing["sequences"], 150'000);
+  EXPECT_EQ(packing["balanced"], (json{{"parts", 37'500}, {"fill", 1.0}, {"imbalance", 1.0}}));
+  EXPECT_EQ(packing["first_fit"], packing["balanced"]);
+}
+
+TEST(CorpusStatsTest, RefusesPartsThatHoldNoSequence) {
+  const TemporaryFolder folder;
+  const Corpus corpus(write_tiny_corpus(folder / "corpus", 3, 5, 8));
+  EXPECT_THROW(corpus_stats(corpus, {.part_tokens = 1000}), Error);
+  EXPECT_THROW(corpus_stats(corpus, {.parts_per_step = 0}), Error);
+  EXPECT_THROW(corpus_stats(corpus, {.num_levels = 0}), Error);
+  EXPECT_THROW(corpus_stats(corpus, {.num_levels = 5, .max_sequence_tokens = 4}), Error);
+}
+
 TEST(CorpusStatsTest, AnEmptyCorpusHasNoQuantiles) {
   const TemporaryFolder folder;
   CorpusOptions options;
@@ -88,6 +158,7 @@ TEST(CorpusStatsTest, AnEmptyCorpusHasNoQuantiles) {
   EXPECT_TRUE(stats["history_length"].is_null());
   EXPECT_TRUE(stats["popularity"].is_null());
   EXPECT_TRUE(stats["timestamps"].is_null());
+  EXPECT_TRUE(stats["packing"].is_null());
 }
 
 }  // namespace

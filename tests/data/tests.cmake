@@ -8,3 +8,4 @@ mirabelle_test(external_sorter_test SOURCES data/external_sorter_test.cpp LIBS m
 mirabelle_test(event_log_test SOURCES data/event_log_test.cpp LIBS mirabelle_data)
 mirabelle_test(verify_test SOURCES data/verify_test.cpp LIBS mirabelle_data)
 mirabelle_test(corpus_stats_test SOURCES data/corpus_stats_test.cpp LIBS mirabelle_data)
+mirabelle_test(packing_test SOURCES data/packing_test.cpp LIBS mirabelle_data)

@@ -22,14 +22,14 @@ struct DataCursor {
   bool operator==(const DataCursor&) const = default;
 };
 
-/// Training histories as packed parts, in an order that is a pure function of (seed, epoch,
-/// corpus).
+/// Training histories as packed parts, in an order that is a pure function of the corpus and the
+/// options.
 ///
 /// An epoch is all histories once. The shards are cut into segments of neighbouring users, the
 /// segments shuffled, and a few at a time form a block: its histories are read, cut into sequences,
-/// shuffled, and packed into parts of at most `part_tokens` tokens, first fit. So memory holds one
-/// block, whatever the size of the corpus, and every rank plans the same parts without talking to
-/// the others.
+/// shuffled, and packed into parts of at most `part_tokens` tokens (data/packing.h). So memory
+/// holds one block, whatever the size of the corpus, and every rank plans the same parts without
+/// talking to the others.
 ///
 /// A sequence of n events becomes n * num_levels tokens: the start token and all codes but the last
 /// as input, all codes as targets.
@@ -38,6 +38,7 @@ class BatchLoader {
   struct Options {
     int64_t seed = 0;
     int64_t part_tokens = 2048;
+    int64_t parts_per_step = 1;  ///< that many neighbouring parts of a block cost attention alike
     int64_t max_sequence_tokens = 1024;
     bool newest_events_only = false;  ///< of longer histories; otherwise they are cut into windows
     int64_t segment_users = 4096;

@@ -6,6 +6,14 @@
 
 namespace mirabelle {
 
+/// How training would pack a corpus (the options of BatchLoader).
+struct PackingOptions {
+  int64_t part_tokens = 2048;
+  int64_t parts_per_step = 8;
+  int64_t num_levels = 4;  ///< tokens per item
+  int64_t max_sequence_tokens = 1024;
+};
+
 /// What there is to know about a corpus before training on it, as one JSON object:
 ///   dataset, split (its manifest entry), split_hash, tie_policy
 ///   users, items, events, shards, bytes
@@ -19,7 +27,12 @@ namespace mirabelle {
 ///   timestamps       {first, last, unknown}, or null if the corpus has none
 ///   columns          {name: {min, max, mean, missing}}
 ///   features         [{name, dim}]
-/// Reads every shard once, in bounded memory.
-nlohmann::json corpus_stats(const Corpus& corpus);
+///   packing          {part_tokens, parts_per_step, num_levels, max_sequence_tokens, sequences,
+///                    first_fit, balanced}, or null without training events. The last two are
+///                    {parts, fill, imbalance} by pack_first_fit and pack_parts (data/packing.h):
+///                    fill is the share of the parts' tokens that is used
+/// Reads every shard once, in bounded memory. Throws a kUsage Error if a part cannot hold a
+/// sequence, or a sequence an item.
+nlohmann::json corpus_stats(const Corpus& corpus, const PackingOptions& packing = {});
 
 }  // namespace mirabelle
