@@ -90,7 +90,11 @@ void ExactScorer::score_batch(std::span<const int32_t> history_tokens, int64_t b
   const Buffer wanted({num_rows}, DType::kInt32, model_.device());
   copy(wanted.view(), view_of(code_rows), stream);
   gather_rows(rows.view(), hidden, wanted.view(), stream);
-  model_.logits(logits.view(), rows.view(), stream);
+  Arena counting(model_.device());
+  model_.plan_logit_shards(counting, num_rows, logits.view().dtype);
+  Arena arena(counting.bytes_used(), model_.device());
+  const TensorView shards = model_.plan_logit_shards(arena, num_rows, logits.view().dtype);
+  model_.logits(logits.view(), rows.view(), shards, stream);
   log_softmax(logits.view(), stream);
   Buffer memory;
   const TensorView log_probabilities = on_host(logits.view(), memory, stream);

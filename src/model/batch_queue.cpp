@@ -15,6 +15,27 @@ int64_t rounded_up(int64_t n) {
   return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(n, 16))));
 }
 
+int64_t rounded_up_to(int64_t multiple, int64_t n) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+/// The parts of a batch within one block of int32.
+PackedBatch batch_in(void* memory, Device device, int64_t num_tokens, int64_t num_sequences) {
+  int64_t begin = 0;
+  const auto take = [&](int64_t n) {
+    TensorView part = {static_cast<int32_t*>(memory) + begin, {n}, DType::kInt32, device};
+    begin += n;
+    return part;
+  };
+  PackedBatch batch;
+  batch.tokens = take(num_tokens);
+  batch.targets = take(num_tokens);
+  batch.positions = take(num_tokens);
+  batch.sequence_ids = take(num_tokens);
+  batch.sequence_offsets = take(num_sequences + 1);
+  return batch;
+}
+
 }  // namespace
 
 int64_t num_padded_sequences(const PackedBatch& batch, int64_t max_tokens,
@@ -46,8 +67,14 @@ void pad_batch(const PackedBatch& out, const PackedBatch& batch, int64_t max_seq
   }
 }
 
-BatchQueue::BatchQueue(Device device, int64_t max_tokens, int64_t max_sequence_tokens)
-    : device_(device), max_tokens_(max_tokens), max_sequence_tokens_(max_sequence_tokens) {
+BatchQueue::BatchQueue(Device device, int64_t max_tokens, int64_t max_sequence_tokens,
+                       int64_t token_multiple)
+    : device_(device),
+      max_tokens_(max_tokens),
+      max_sequence_tokens_(max_sequence_tokens),
+      token_multiple_(token_multiple) {
+  MIRABELLE_CHECK(max_tokens % token_multiple == 0, "batches of at most ", max_tokens,
+                  " tokens, which is not a multiple of ", token_multiple);
   if (device == Device::kCpu) return;
   // Every sequence has a token, so there are never more than max_tokens of them.
   const int64_t bytes =
@@ -60,40 +87,33 @@ BatchQueue::BatchQueue(Device device, int64_t max_tokens, int64_t max_sequence_t
   }
 }
 
-PackedBatch BatchQueue::parts(void* memory, Device device, int64_t num_sequences) const {
-  int64_t begin = 0;
-  const auto take = [&](int64_t n) {
-    TensorView part = {static_cast<int32_t*>(memory) + begin, {n}, DType::kInt32, device};
-    begin += n;
-    return part;
-  };
-  PackedBatch batch;
-  batch.tokens = take(max_tokens_);
-  batch.targets = take(max_tokens_);
-  batch.positions = take(max_tokens_);
-  batch.sequence_ids = take(max_tokens_);
-  batch.sequence_offsets = take(num_sequences + 1);
-  return batch;
-}
-
 void BatchQueue::push(const PackedBatch& batch) {
   MIRABELLE_CHECK(num_pushed_ - num_popped_ < kSlots, "a third batch is pushed, two wait");
   MIRABELLE_CHECK(batch.tokens.num_elements() <= max_tokens_, "a batch of ",
                   batch.tokens.num_elements(), " tokens, planned were at most ", max_tokens_);
   Slot& slot = slots_[num_pushed_++ % kSlots];
-  if (device_ == Device::kCpu) {
-    slot.on_host = batch;
-    return;
-  }
+  if (device_ == Device::kCpu) return push_on_host(slot, batch);
   slot.copied.synchronize();  // of the batch before; long done
   slot.num_sequences = num_padded_sequences(batch, max_tokens_, max_sequence_tokens_);
-  const PackedBatch padded = parts(slot.pinned.data(), Device::kCpu, slot.num_sequences);
+  const PackedBatch padded =
+      batch_in(slot.pinned.data(), Device::kCpu, max_tokens_, slot.num_sequences);
   pad_batch(padded, batch, max_sequence_tokens_);
   const int64_t used = 4 * max_tokens_ + slot.num_sequences + 1;
   slot.popped.hold(*copies_);
   copy({slot.staging.data(), {used}, DType::kInt32, device_},
        {slot.pinned.data(), {used}, DType::kInt32, Device::kCpu}, *copies_);
   slot.copied.record(*copies_);
+}
+
+/// At most one sequence of padding.
+void BatchQueue::push_on_host(Slot& slot, const PackedBatch& batch) const {
+  const int64_t num_tokens = rounded_up_to(token_multiple_, batch.tokens.num_elements());
+  slot.on_host = batch;
+  if (num_tokens == batch.tokens.num_elements()) return;
+  const int64_t num_padded = num_sequences(batch) + 1;
+  slot.padded.resize(4 * num_tokens + num_padded + 1);
+  slot.on_host = batch_in(slot.padded.data(), Device::kCpu, num_tokens, num_padded);
+  pad_batch(slot.on_host, batch, token_multiple_);
 }
 
 PackedBatch BatchQueue::pop(const Stream& stream) {
@@ -105,7 +125,7 @@ PackedBatch BatchQueue::pop(const Stream& stream) {
   copy({current_.data(), {used}, DType::kInt32, device_},
        {slot.staging.data(), {used}, DType::kInt32, device_}, stream);
   slot.popped.record(stream);
-  return parts(current_.data(), device_, slot.num_sequences);
+  return batch_in(current_.data(), device_, max_tokens_, slot.num_sequences);
 }
 
 }  // namespace mirabelle

@@ -29,7 +29,10 @@ TensorView upload(const TensorView& to, std::span<const int32_t> values, const S
 }  // namespace
 
 Decoder::Decoder(const Transformer& model, const Limits& limits)
-    : model_(model), limits_(limits), arena_(model.device()) {
+    : model_(model),
+      parallel_(model.tensor_parallel().without_sequence_parallel()),
+      limits_(limits),
+      arena_(model.device()) {
   MIRABELLE_CHECK(limits.max_sequence_tokens <= model.rotary_table().shape[0], "histories of ",
                   limits.max_sequence_tokens, " tokens; the model was made for ",
                   model.rotary_table().shape[0]);
@@ -45,37 +48,42 @@ int64_t Decoder::planned_bytes(const Transformer& model, const Limits& limits) {
 
 Decoder::Scratch Decoder::plan_scratch(Arena& arena, const Transformer& model, int64_t num_tokens) {
   const TransformerConfig& c = model.config();
+  const ShardSizes& sizes = model.layout().sizes();
+  const int64_t shards = model.layout().share().num_local_shards();
   auto take = [&](const Shape& shape) { return arena.allocate(shape, model.dtype()); };
   auto take_wide = [&](const Shape& shape) { return arena.allocate(shape, wide(model.dtype())); };
-  const int64_t blocks = model.layout().num_ffn_blocks();
   Scratch s;
   s.residual = take({num_tokens, c.hidden_size});
   s.norm_out = take({num_tokens, c.hidden_size});
   s.rstd = take_wide({num_tokens});
   s.branch = take({num_tokens, c.hidden_size});
-  s.projected = take({num_tokens, c.num_kv_heads, c.group_size() + 2, c.head_dim()});
-  s.attention_out = take({num_tokens, c.hidden_size});
-  s.attention_log_sum = take_wide({num_tokens, c.num_heads});
-  s.gate_up = take({num_tokens, blocks, 2, c.ffn_hidden_size / blocks});
-  s.swiglu_out = take({num_tokens, c.ffn_hidden_size});
+  s.partials = model.tensor_parallel().without_sequence_parallel().plan_partials(
+      arena, {shards, num_tokens, c.hidden_size});
+  s.projected = take({num_tokens, sizes.num_kv_heads, sizes.group_size + 2, c.head_dim()});
+  s.attention_out = take({shards, num_tokens, sizes.attention_width});
+  s.attention_log_sum = take_wide({num_tokens, sizes.num_heads});
+  s.gate_up = take({shards, num_tokens, 2, sizes.ffn_hidden_size});
+  s.swiglu_out = take({shards, num_tokens, sizes.ffn_hidden_size});
   s.positions = arena.allocate({num_tokens}, DType::kInt32);
   return s;
 }
 
 Decoder::Memory Decoder::plan(Arena& arena, const Transformer& model, const Limits& limits) {
   const TransformerConfig& c = model.config();
+  const ShardSizes& sizes = model.layout().sizes();
+  const int64_t shards = model.layout().share().num_local_shards();
   const int64_t rows = std::max(limits.max_users, limits.max_beams);
-  const int64_t qkv_heads = c.num_heads + 2 * c.num_kv_heads;
+  const int64_t qkv_heads = sizes.num_heads + 2 * sizes.num_kv_heads;
   auto take = [&](const Shape& shape) { return arena.allocate(shape, model.dtype()); };
   Memory m;
   m.prefix = plan_scratch(arena, model, limits.max_prefix_tokens);
   m.beams = plan_scratch(arena, model, rows);
   m.beam_qkv = take({rows, qkv_heads, c.head_dim()});
   for (int64_t layer = 0; layer < c.num_layers; ++layer) {
-    m.prefix_qkv.push_back(take({limits.max_prefix_tokens, qkv_heads, c.head_dim()}));
+    m.prefix_qkv.push_back(take({shards, limits.max_prefix_tokens, qkv_heads, c.head_dim()}));
     for (auto& suffix : m.suffix_kv) {
       suffix.push_back(
-          take({limits.max_steps * limits.max_beams, 2, c.num_kv_heads, c.head_dim()}));
+          take({shards, limits.max_steps * limits.max_beams, 2, sizes.num_kv_heads, c.head_dim()}));
     }
   }
   m.prefix_tokens = arena.allocate({limits.max_prefix_tokens}, DType::kInt32);
@@ -83,51 +91,85 @@ Decoder::Memory Decoder::plan(Arena& arena, const Transformer& model, const Limi
   m.prefix_offsets = arena.allocate({limits.max_users + 1}, DType::kInt32);
   m.beam_offsets = arena.allocate({limits.max_users + 1}, DType::kInt32);
   m.logits = arena.allocate({rows, model.vocab_size()}, wide(model.dtype()));
+  m.logit_shards = model.plan_logit_shards(arena, rows, wide(model.dtype()));
   return m;
 }
 
-Decoder::Scratch Decoder::Scratch::first_rows(int64_t n) const {
+Decoder::Scratch Decoder::Scratch::of_tokens(int64_t n) const {
+  const auto of_shards = [&](const TensorView& x) {  // [shards, n, ...]
+    const int64_t shards = x.shape[0];
+    const Shape row = x.shape.inner().inner();
+    return x.first({shards * n, row.num_elements()})
+        .reshaped(row.rank() == 1 ? Shape{shards, n, row[0]} : Shape{shards, n, row[0], row[1]});
+  };
   return {residual.rows(0, n),
           norm_out.rows(0, n),
           rstd.rows(0, n),
           branch.rows(0, n),
+          partials,
           projected.rows(0, n),
-          attention_out.rows(0, n),
+          of_shards(attention_out),
           attention_log_sum.rows(0, n),
-          gate_up.rows(0, n),
-          swiglu_out.rows(0, n),
+          of_shards(gate_up),
+          of_shards(swiglu_out),
           positions.rows(0, n)};
 }
 
-/// The norm in front of a layer's attention, after the branch of the layer below was added; then
-/// the queries, keys and values, rotated.
-void Decoder::project(int64_t layer, const Scratch& s, const TensorView& qkv,
+void Decoder::embed(const Scratch& s, const TensorView& tokens, const Stream& stream) {
+  check_tokens(tokens, model_.vocab_size());
+  embedding_forward(s.residual, tokens, model_.tensors().embedding, first_token(model_.layout()),
+                    {}, stream);
+  if (parallel_.size() > 1) parallel_.group().all_reduce(s.residual, ReduceOp::kSum, stream);
+}
+
+/// The norm in front of a layer's attention, after the branch of the layer below was added.
+void Decoder::norm_before_attention(int64_t layer, const Scratch& s, const Stream& stream) {
+  residual_rms_norm_forward(
+      s.norm_out, s.residual, s.rstd, s.residual, layer > 0 ? s.branch : TensorView{},
+      model_.tensors().layers[layer].attention_norm, model_.config().norm_epsilon, {}, stream);
+}
+
+/// The queries, keys and values of one shard, rotated.
+void Decoder::project(int64_t layer, int64_t shard, const Scratch& s, const TensorView& qkv,
                       const Stream& stream) {
-  const TransformerTensors::Layer& w = model_.tensors().layers[layer];
-  residual_rms_norm_forward(s.norm_out, s.residual, s.rstd, s.residual,
-                            layer > 0 ? s.branch : TensorView{}, w.attention_norm,
-                            model_.config().norm_epsilon, {}, stream);
-  linear_forward(s.projected.reshaped({qkv.shape[0], w.qkv.shape[0]}), s.norm_out, w.qkv, stream);
+  const TensorView& weight = model_.tensors().layers[layer].qkv;
+  linear_forward(s.projected.reshaped({qkv.shape[0], weight.shape[1]}), s.norm_out,
+                 weight.slice(shard), stream);
   split_and_rotate(qkv, s.projected, s.positions, model_.rotary_table(), stream);
+}
+
+/// branch = sum over shards of x weight^T.
+void Decoder::sum_products(const Scratch& s, const TensorView& x, const TensorView& weight,
+                           const Stream& stream) {
+  ShardSum sum(parallel_, s.branch, x.shape[1], s.partials);
+  for (int64_t shard = 0; shard < x.shape[0]; ++shard) {
+    linear_forward(sum.partial(shard), x.slice(shard), weight.slice(shard), stream);
+  }
+  sum.start(stream);
+  sum.finish(stream);
 }
 
 /// The rest of a layer, from the attention's output to the feed-forward's branch.
 void Decoder::finish_layer(int64_t layer, const Scratch& s, const Stream& stream) {
   const TransformerTensors::Layer& w = model_.tensors().layers[layer];
-  linear_forward(s.branch, s.attention_out, w.attention_output, stream);
+  sum_products(s, s.attention_out, w.attention_output, stream);
   residual_rms_norm_forward(s.norm_out, s.residual, s.rstd, s.residual, s.branch, w.ffn_norm,
                             model_.config().norm_epsilon, {}, stream);
-  linear_forward(s.gate_up.reshaped({s.gate_up.shape[0], w.gate_up.shape[0]}), s.norm_out,
-                 w.gate_up, stream);
-  swiglu_forward(s.swiglu_out, s.gate_up, stream);
-  linear_forward(s.branch, s.swiglu_out, w.down, stream);
+  const int64_t num_tokens = s.gate_up.shape[1], ffn = s.gate_up.shape[3];
+  const int64_t rows = s.gate_up.shape[0] * num_tokens;
+  for (int64_t shard = 0; shard < s.gate_up.shape[0]; ++shard) {
+    linear_forward(s.gate_up.slice(shard).reshaped({num_tokens, 2 * ffn}), s.norm_out,
+                   w.gate_up.slice(shard), stream);
+  }
+  swiglu_forward(s.swiglu_out.reshaped({rows, ffn}), s.gate_up.reshaped({rows, 1, 2, ffn}), stream);
+  sum_products(s, s.swiglu_out, w.down, stream);
 }
 
 TensorView Decoder::log_probabilities(const Scratch& s, const Stream& stream) {
   residual_rms_norm_forward(s.norm_out, s.residual, s.rstd, s.residual, s.branch,
                             model_.tensors().final_norm, model_.config().norm_epsilon, {}, stream);
   const TensorView out = memory_.logits.rows(0, s.residual.shape[0]);
-  model_.logits(out, s.norm_out, stream);
+  model_.logits(out, s.norm_out, memory_.logit_shards, stream);
   log_softmax(out, stream);
   return out;
 }
@@ -139,7 +181,7 @@ TensorView Decoder::prefill(std::span<const int32_t> tokens,
   MIRABELLE_CHECK(num_tokens <= limits_.max_prefix_tokens && num_users <= limits_.max_users,
                   num_users, " histories of ", num_tokens, " tokens; planned were at most ",
                   limits_.max_users, " and ", limits_.max_prefix_tokens);
-  const Scratch s = memory_.prefix.first_rows(num_tokens);
+  const Scratch s = memory_.prefix.of_tokens(num_tokens);
   num_users_ = num_users;
   num_prefix_tokens_ = num_tokens;
   num_steps_ = 0;
@@ -158,21 +200,35 @@ TensorView Decoder::prefill(std::span<const int32_t> tokens,
   const TensorView offsets = upload(memory_.prefix_offsets, prefix_offsets, stream);
 
   const int64_t last = model_.config().num_layers - 1;
-  const double scale = 1 / std::sqrt(static_cast<double>(model_.config().head_dim()));
-  embedding_forward(s.residual, device_tokens, model_.tensors().embedding, {}, stream);
+  embed(s, device_tokens, stream);
   for (int64_t layer = 0; layer <= last; ++layer) {
-    const TensorView qkv = memory_.prefix_qkv[layer].rows(0, num_tokens);
-    project(layer, s, qkv, stream);
-    attention_forward(s.attention_out, s.attention_log_sum, qkv, offsets,
-                      limits_.max_sequence_tokens, scale, stream);
+    norm_before_attention(layer, s, stream);
+    const TensorView qkv = prefix_qkv(layer);
+    for (int64_t shard = 0; shard < qkv.shape[0]; ++shard) {
+      project(layer, shard, s, qkv.slice(shard), stream);
+      attention_forward(s.attention_out.slice(shard), s.attention_log_sum, qkv.slice(shard),
+                        offsets, limits_.max_sequence_tokens, attention_scale(), stream);
+    }
     if (layer < last) finish_layer(layer, s, stream);
   }
   // Of the last layer only the newest token of each history goes on.
-  const Scratch newest = memory_.beams.first_rows(num_users);
+  const Scratch newest = memory_.beams.of_tokens(num_users);
   gather_rows(newest.residual, s.residual, rows, stream);
-  gather_rows(newest.attention_out, s.attention_out, rows, stream);
+  for (int64_t shard = 0; shard < s.attention_out.shape[0]; ++shard) {
+    gather_rows(newest.attention_out.slice(shard), s.attention_out.slice(shard), rows, stream);
+  }
   finish_layer(last, newest, stream);
   return log_probabilities(newest, stream);
+}
+
+/// [shards, tokens of the batch's histories, heads, head_dim]
+TensorView Decoder::prefix_qkv(int64_t layer) const {
+  const TensorView& all = memory_.prefix_qkv[layer];
+  return all.first({all.shape[0], num_prefix_tokens_, all.shape[2], all.shape[3]});
+}
+
+double Decoder::attention_scale() const {
+  return 1 / std::sqrt(static_cast<double>(model_.config().head_dim()));
 }
 
 TensorView Decoder::step(const TensorView& tokens, const TensorView& parents,
@@ -186,39 +242,47 @@ TensorView Decoder::step(const TensorView& tokens, const TensorView& parents,
                   limits_.max_beams);
   MIRABELLE_CHECK(num_steps_ < limits_.max_steps, "step ", num_steps_ + 1, " of at most ",
                   limits_.max_steps);
-  const Scratch s = memory_.beams.first_rows(num_beams);
-  const TensorView offsets = memory_.prefix_offsets.rows(0, num_users_ + 1);
-  const TensorView beam_offsets = memory_.beam_offsets.rows(0, num_users_ + 1);
+  const Scratch s = memory_.beams.of_tokens(num_beams);
   const TensorView parent_rows = num_steps_ > 0 ? parents.reshaped({num_beams}) : TensorView{};
-
-  const TransformerConfig& c = model_.config();
-  const double scale = 1 / std::sqrt(static_cast<double>(c.head_dim()));
-  const TensorView qkv = memory_.beam_qkv.rows(0, num_beams);
-  const bool is_last = num_steps_ + 1 == limits_.max_steps;
-  embedding_forward(s.residual, tokens.reshaped({num_beams}), model_.tensors().embedding, {},
-                    stream);
-  place_beams(s.positions.reshaped(tokens.shape), beam_offsets, offsets, num_steps_, stream);
-  for (int64_t layer = 0; layer < c.num_layers; ++layer) {
-    project(layer, s, qkv, stream);
-    const TensorView& from = memory_.suffix_kv[num_steps_ % 2][layer];
-    const TensorView& to = memory_.suffix_kv[(num_steps_ + 1) % 2][layer];
-    auto entry = [&](const TensorView& suffix, int64_t step, int64_t beams_of_step) {
-      return suffix.rows(step * beams_of_step, (step + 1) * beams_of_step);
-    };
-    for (int64_t step = 0; step < num_steps_; ++step) {
-      gather_rows(entry(to, step, num_beams), entry(from, step, num_beams_), parent_rows, stream);
+  embed(s, tokens.reshaped({num_beams}), stream);
+  place_beams(s.positions.reshaped(tokens.shape), beam_offsets(), prefix_offsets(), num_steps_,
+              stream);
+  for (int64_t layer = 0; layer < model_.config().num_layers; ++layer) {
+    norm_before_attention(layer, s, stream);
+    for (int64_t shard = 0; shard < s.attention_out.shape[0]; ++shard) {
+      attend(layer, shard, s, parent_rows, stream);
     }
-    const TensorView suffix =
-        to.rows(0, num_steps_ * num_beams)
-            .reshaped({num_steps_, num_beams, 2, c.num_kv_heads, c.head_dim()});
-    beam_attention(s.attention_out, qkv, memory_.prefix_qkv[layer].rows(0, num_prefix_tokens_),
-                   offsets, beam_offsets, suffix, num_steps_, scale, stream);
-    if (!is_last) copy_keys_and_values(entry(to, num_steps_, num_beams), qkv, stream);
     finish_layer(layer, s, stream);
   }
   ++num_steps_;
   num_beams_ = num_beams;
   return log_probabilities(s, stream);
+}
+
+TensorView Decoder::prefix_offsets() const {
+  return memory_.prefix_offsets.rows(0, num_users_ + 1);
+}
+TensorView Decoder::beam_offsets() const { return memory_.beam_offsets.rows(0, num_users_ + 1); }
+
+/// One shard's attention of a step's beams; its cache of decoded tokens follows the beams.
+void Decoder::attend(int64_t layer, int64_t shard, const Scratch& s, const TensorView& parent_rows,
+                     const Stream& stream) {
+  const int64_t num_beams = s.residual.shape[0];
+  const bool is_last = num_steps_ + 1 == limits_.max_steps;
+  const TensorView qkv = memory_.beam_qkv.rows(0, num_beams);
+  const TensorView from = memory_.suffix_kv[num_steps_ % 2][layer].slice(shard);
+  const TensorView to = memory_.suffix_kv[(num_steps_ + 1) % 2][layer].slice(shard);
+  const auto entry = [&](const TensorView& suffix, int64_t step, int64_t beams_of_step) {
+    return suffix.rows(step * beams_of_step, (step + 1) * beams_of_step);
+  };
+  project(layer, shard, s, qkv, stream);
+  for (int64_t step = 0; step < num_steps_; ++step) {
+    gather_rows(entry(to, step, num_beams), entry(from, step, num_beams_), parent_rows, stream);
+  }
+  const TensorView suffix = to.first({num_steps_, num_beams, 2, to.shape[2], to.shape[3]});
+  beam_attention(s.attention_out.slice(shard), qkv, prefix_qkv(layer).slice(shard),
+                 prefix_offsets(), beam_offsets(), suffix, num_steps_, attention_scale(), stream);
+  if (!is_last) copy_keys_and_values(entry(to, num_steps_, num_beams), qkv, stream);
 }
 
 }  // namespace mirabelle

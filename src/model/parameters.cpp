@@ -1,5 +1,6 @@
 #include "mirabelle/model/parameters.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string_view>
 
@@ -8,113 +9,187 @@
 namespace mirabelle {
 namespace {
 
-/// Blocks of the fused gate/up matrix: the unit in which tensor-parallel ranks share it.
-int64_t ffn_blocks(int64_t ffn_hidden_size) {
-  int64_t blocks = 8;
-  while (ffn_hidden_size % blocks != 0) blocks /= 2;
-  return blocks;
-}
-
-std::string layer_name(size_t layer, const char* rest) {
+std::string layer_name(int64_t layer, const char* rest) {
   return "model.layers." + std::to_string(layer) + "." + rest;
 }
 
 }  // namespace
 
-ParameterLayout::ParameterLayout(const TransformerConfig& config, int64_t padded_vocab_size)
+ParameterLayout::ParameterLayout(const TransformerConfig& config, int64_t padded_vocab_size,
+                                 const ModelShare& share)
     : config_(config),
       padded_vocab_size_(padded_vocab_size),
-      num_ffn_blocks_(ffn_blocks(config.ffn_hidden_size)) {
-  const int64_t hidden = config.hidden_size;
-  int64_t end = padded_vocab_size * hidden;
-  auto take = [&](int64_t rows, int64_t columns) {
-    const int64_t offset = end;
-    end += rows * columns;
-    return offset;
+      share_(share),
+      sizes_(config, padded_vocab_size, share.num_shards) {
+  share.check(config, padded_vocab_size);
+  const int64_t hidden = config.hidden_size, shards = share.num_local_shards();
+  int64_t end = 0;
+  const auto take = [&](int64_t elements) { return std::exchange(end, end + elements); };
+  const auto close_region = [&] {
+    const int64_t begin = regions_.empty() ? 0 : regions_.back().end;
+    end = (end + share.flat_multiple - 1) / share.flat_multiple * share.flat_multiple;
+    regions_.push_back({begin, end});
   };
+  take(shards * sizes_.vocab_size * hidden);
+  close_region();
   for (int64_t i = 0; i < config.num_layers; ++i) {
     Layer layer;
-    layer.qkv = take((config.num_heads + 2 * config.num_kv_heads) * config.head_dim(), hidden);
-    layer.attention_output = take(hidden, hidden);
-    layer.gate_up = take(2 * config.ffn_hidden_size, hidden);
-    layer.down = take(hidden, config.ffn_hidden_size);
+    layer.qkv = take(shards * sizes_.qkv_width * hidden);
+    layer.attention_output = take(shards * hidden * sizes_.attention_width);
+    layer.gate_up = take(shards * 2 * sizes_.ffn_hidden_size * hidden);
+    layer.down = take(shards * hidden * sizes_.ffn_hidden_size);
+    close_region();
     layers_.push_back(layer);
   }
-  head_ = config.tie_embeddings ? embedding() : take(padded_vocab_size, hidden);
-  norms_ = end;
-  num_elements_ = norms_ + (2 * config.num_layers + 1) * hidden;
+  if (!config.tie_embeddings) {
+    head_ = take(shards * sizes_.vocab_size * hidden);
+    head_region_ = static_cast<int64_t>(regions_.size());
+    close_region();
+  }
+  take((2 * config.num_layers + 1) * hidden);
+  close_region();
 }
 
 std::vector<LogicalPiece> ParameterLayout::pieces() const {
-  const int64_t hidden = config_.hidden_size, head_dim = config_.head_dim();
-  const int64_t query_rows = config_.group_size() * head_dim;
-  const int64_t block_size = config_.ffn_hidden_size / num_ffn_blocks_;
-  std::vector<LogicalPiece> pieces;
-
-  pieces.push_back({"model.embed_tokens.weight",
-                    {padded_vocab_size_, hidden},
-                    0,
-                    padded_vocab_size_,
-                    embedding()});
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const Layer& layer = layers_[i];
-    // `count` row groups of a logical matrix, found every `stride` rows of a fused one
-    auto fused = [&](const char* name, int64_t offset, int64_t count, int64_t rows,
-                     int64_t stride) {
-      for (int64_t k = 0; k < count; ++k) {
-        pieces.push_back({layer_name(i, name),
-                          {count * rows, hidden},
-                          k * rows,
-                          rows,
-                          offset + k * stride * hidden});
-      }
-    };
-    const int64_t kv_heads = config_.num_kv_heads, kv_stride = query_rows + 2 * head_dim;
-    const int64_t key = layer.qkv + query_rows * hidden, value = key + head_dim * hidden;
-    fused("self_attn.q_proj.weight", layer.qkv, kv_heads, query_rows, kv_stride);
-    fused("self_attn.k_proj.weight", key, kv_heads, head_dim, kv_stride);
-    fused("self_attn.v_proj.weight", value, kv_heads, head_dim, kv_stride);
-    fused("self_attn.o_proj.weight", layer.attention_output, 1, hidden, hidden);
-    const int64_t up = layer.gate_up + block_size * hidden;
-    fused("mlp.gate_proj.weight", layer.gate_up, num_ffn_blocks_, block_size, 2 * block_size);
-    fused("mlp.up_proj.weight", up, num_ffn_blocks_, block_size, 2 * block_size);
-    pieces.push_back({layer_name(i, "mlp.down_proj.weight"),
-                      {hidden, config_.ffn_hidden_size},
-                      0,
-                      hidden,
-                      layer.down});
-    const int64_t norm = norms_ + 2 * static_cast<int64_t>(i) * hidden;
-    pieces.push_back({layer_name(i, "input_layernorm.weight"), {hidden}, 0, hidden, norm});
-    pieces.push_back(
-        {layer_name(i, "post_attention_layernorm.weight"), {hidden}, 0, hidden, norm + hidden});
-  }
-  pieces.push_back({"model.norm.weight", {hidden}, 0, hidden, num_elements_ - hidden});
-  if (!config_.tie_embeddings) {
-    pieces.push_back(
-        {"lm_head.weight", {padded_vocab_size_, hidden}, 0, padded_vocab_size_, head_});
-  }
+  const int64_t hidden = config_.hidden_size, rows = share_.num_local_shards() * sizes_.vocab_size;
+  const auto vocabulary = [&](const char* name, int64_t offset) {
+    return LogicalPiece{name,  {padded_vocab_size_, hidden}, first_token(*this), rows, 0, hidden,
+                        offset};
+  };
+  std::vector<LogicalPiece> pieces{vocabulary("model.embed_tokens.weight", embedding())};
+  for (int64_t i = 0; i < config_.num_layers; ++i) add_layer_pieces(i, pieces);
+  const int64_t last = norms() + 2 * config_.num_layers * hidden;
+  pieces.push_back(
+      {"model.norm.weight", {hidden}, 0, hidden, 0, 1, last, share_.tensor_parallel_rank == 0});
+  if (!config_.tie_embeddings) pieces.push_back(vocabulary("lm_head.weight", head()));
   return pieces;
 }
 
-TransformerTensors view_tensors(const TensorView& flat, const ParameterLayout& layout,
-                                const TransformerConfig& config, int64_t vocab_size) {
-  const int64_t hidden = config.hidden_size;
-  auto view = [&](int64_t offset, const Shape& shape) {
-    return flat.rows(offset, offset + shape.num_elements()).reshaped(shape);
+void ParameterLayout::add_layer_pieces(int64_t index, std::vector<LogicalPiece>& pieces) const {
+  const Layer& layer = layers_[index];
+  const int64_t hidden = config_.hidden_size, head_dim = config_.head_dim();
+  const int64_t shards = share_.num_local_shards(), first = share_.first_shard();
+  const int64_t kv_heads = sizes_.num_kv_heads, ffn = sizes_.ffn_hidden_size;
+  const int64_t group_rows = (sizes_.group_size + 2) * head_dim;
+
+  // `rows` rows of a logical matrix for every local key/value head, at row `at` of the head's group
+  const auto add_heads = [&](const char* name, int64_t total_heads, int64_t rows, int64_t at) {
+    for (int64_t i = 0; i < shards * kv_heads; ++i) {
+      const int64_t head = first * kv_heads + i;  // as if there were one for every shard
+      const bool is_query = at == 0;
+      pieces.push_back({layer_name(index, name),
+                        {total_heads * head_dim, hidden},
+                        (is_query ? head : head / sizes_.kv_replicas) * rows,
+                        rows,
+                        0,
+                        hidden,
+                        layer.qkv + (i * group_rows + at) * hidden,
+                        is_query || head % sizes_.kv_replicas == 0});
+    }
+  };
+  // a matrix whose rows (or columns) are split evenly; shards are `stride` elements apart
+  const auto add_split = [&](const char* name, const Shape& shape, bool by_columns, int64_t offset,
+                             int64_t stride) {
+    const int64_t width = (by_columns ? shape[1] : shape[0]) / share_.num_shards;
+    for (int64_t shard = 0; shard < shards; ++shard) {
+      const int64_t begin = (first + shard) * width;
+      pieces.push_back({layer_name(index, name), shape, by_columns ? 0 : begin,
+                        by_columns ? shape[0] : width, by_columns ? begin : 0,
+                        by_columns ? width : shape[1], offset + shard * stride});
+    }
+  };
+  const int64_t query_rows = sizes_.group_size * head_dim;
+  add_heads("self_attn.q_proj.weight", config_.num_heads, query_rows, 0);
+  add_heads("self_attn.k_proj.weight", config_.num_kv_heads, head_dim, query_rows);
+  add_heads("self_attn.v_proj.weight", config_.num_kv_heads, head_dim, query_rows + head_dim);
+  add_split("self_attn.o_proj.weight", {hidden, config_.num_heads * head_dim}, true,
+            layer.attention_output, hidden * sizes_.attention_width);
+  const Shape up_shape = {config_.ffn_hidden_size, hidden};
+  add_split("mlp.gate_proj.weight", up_shape, false, layer.gate_up, 2 * ffn * hidden);
+  add_split("mlp.up_proj.weight", up_shape, false, layer.gate_up + ffn * hidden, 2 * ffn * hidden);
+  add_split("mlp.down_proj.weight", {hidden, config_.ffn_hidden_size}, true, layer.down,
+            hidden * ffn);
+  const bool is_primary = share_.tensor_parallel_rank == 0;
+  const int64_t norm = norms() + 2 * index * hidden;
+  pieces.push_back(
+      {layer_name(index, "input_layernorm.weight"), {hidden}, 0, hidden, 0, 1, norm, is_primary});
+  pieces.push_back({layer_name(index, "post_attention_layernorm.weight"),
+                    {hidden},
+                    0,
+                    hidden,
+                    0,
+                    1,
+                    norm + hidden,
+                    is_primary});
+}
+
+std::vector<FlatRange> ParameterLayout::primary_ranges() const {
+  std::vector<FlatRange> copies;
+  for (const LogicalPiece& piece : pieces()) {
+    if (!piece.is_primary) copies.push_back({piece.offset, piece.offset + piece.num_elements()});
+  }
+  std::sort(copies.begin(), copies.end(),
+            [](const FlatRange& a, const FlatRange& b) { return a.begin < b.begin; });
+  std::vector<FlatRange> ranges;
+  int64_t begin = 0;
+  for (const FlatRange& copy : copies) {
+    if (begin < copy.begin) ranges.push_back({begin, copy.begin});
+    begin = copy.end;
+  }
+  if (begin < num_elements()) ranges.push_back({begin, num_elements()});
+  return ranges;
+}
+
+int64_t ParameterLayout::num_model_parameters() const {
+  return ParameterLayout(config_, padded_vocab_size_).num_elements();
+}
+
+int64_t first_token(const ParameterLayout& layout, int64_t local_shard) {
+  return (layout.share().first_shard() + local_shard) * layout.sizes().vocab_size;
+}
+
+std::vector<TensorView> view_regions(const TensorView& flat, const ParameterLayout& layout) {
+  std::vector<TensorView> regions;
+  for (const FlatRange& range : layout.regions()) {
+    regions.push_back(flat.rows(range.begin, range.end));
+  }
+  return regions;
+}
+
+TransformerTensors view_tensors(const std::vector<TensorView>& regions,
+                                const ParameterLayout& layout, const TransformerConfig& config,
+                                int64_t vocab_size) {
+  const int64_t hidden = config.hidden_size, shards = layout.share().num_local_shards();
+  const ShardSizes& sizes = layout.sizes();
+  // `offset` is that in the whole flat array
+  const auto view = [&](int64_t index, int64_t offset, const Shape& shape) {
+    const int64_t begin = offset - layout.regions()[index].begin;
+    return regions[index].rows(begin, begin + shape.num_elements()).reshaped(shape);
+  };
+  // tokens of the vocabulary among `rows` rows from `first` on; the rest is padding
+  const auto existing = [&](int64_t first, int64_t rows) {
+    return std::clamp<int64_t>(vocab_size - first, 0, rows);
   };
   TransformerTensors tensors;
-  tensors.embedding = view(layout.embedding(), {vocab_size, hidden});
-  tensors.head = view(layout.head(), {vocab_size, hidden});
-  tensors.final_norm = view(layout.num_elements() - hidden, {hidden});
-  for (size_t i = 0; i < layout.layers().size(); ++i) {
+  tensors.embedding = view(0, layout.embedding(),
+                           {existing(first_token(layout), shards * sizes.vocab_size), hidden});
+  for (int64_t shard = 0; shard < shards; ++shard) {
+    tensors.head.push_back(view(layout.head_region(),
+                                layout.head() + shard * sizes.vocab_size * hidden,
+                                {existing(first_token(layout, shard), sizes.vocab_size), hidden}));
+  }
+  tensors.norms = view(layout.norm_region(), layout.norms(), {2 * config.num_layers + 1, hidden});
+  const auto norm = [&](int64_t i) { return tensors.norms.rows(i, i + 1).reshaped({hidden}); };
+  tensors.final_norm = norm(2 * config.num_layers);
+  for (int64_t i = 0; i < config.num_layers; ++i) {
     const ParameterLayout::Layer& layer = layout.layers()[i];
-    const int64_t norm = layout.norms() + 2 * static_cast<int64_t>(i) * hidden;
-    const int64_t qkv_rows = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim();
-    tensors.layers.push_back({view(layer.qkv, {qkv_rows, hidden}),
-                              view(layer.attention_output, {hidden, hidden}),
-                              view(layer.gate_up, {2 * config.ffn_hidden_size, hidden}),
-                              view(layer.down, {hidden, config.ffn_hidden_size}),
-                              view(norm, {hidden}), view(norm + hidden, {hidden})});
+    const int64_t index = layout.layer_region(i);
+    tensors.layers.push_back(
+        {view(index, layer.qkv, {shards, sizes.qkv_width, hidden}),
+         view(index, layer.attention_output, {shards, hidden, sizes.attention_width}),
+         view(index, layer.gate_up, {shards, 2 * sizes.ffn_hidden_size, hidden}),
+         view(index, layer.down, {shards, hidden, sizes.ffn_hidden_size}), norm(2 * i),
+         norm(2 * i + 1)});
   }
   return tensors;
 }
@@ -125,7 +200,7 @@ void initialize_weights(const TensorView& flat, const ParameterLayout& layout,
   const double to_residual = deviation / std::sqrt(2.0 * config.num_layers);
   for (const LogicalPiece& piece : layout.pieces()) {
     const bool is_norm = piece.shape.rank() == 1;
-    const int64_t columns = is_norm ? 1 : piece.shape[1];
+    const int64_t all_columns = is_norm ? 1 : piece.shape[1];
     const std::string_view name = piece.name;
     const double scale = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight")
                              ? to_residual
@@ -133,9 +208,11 @@ void initialize_weights(const TensorView& flat, const ParameterLayout& layout,
     const uint64_t key = random_key(seed, "weight " + piece.name);
     auto fill = [&](auto* values) {
 #pragma omp parallel for schedule(static)
-      for (int64_t i = 0; i < piece.num_rows * columns; ++i) {
-        const int64_t element = piece.row_begin * columns + i;
-        values[piece.offset + i] = is_norm ? 1 : scale * random_normal(key, element);
+      for (int64_t i = 0; i < piece.num_elements(); ++i) {
+        const int64_t row = piece.row_begin + i / piece.num_columns;
+        const int64_t column = piece.column_begin + i % piece.num_columns;
+        values[piece.offset + i] =
+            is_norm ? 1 : scale * random_normal(key, row * all_columns + column);
       }
     };
     flat.dtype == DType::kFloat32 ? fill(flat.as<float>()) : fill(flat.as<double>());

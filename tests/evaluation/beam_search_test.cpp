@@ -262,7 +262,7 @@ TEST(BeamSearchCaseTest, EqualScoresOfDifferentPrefixesGoToTheLowerCodes) {
     std::fill_n(ones.as<double>(), ones.num_elements(), 1.0);
   }
   for (int64_t level = 0; level < 2; ++level) {
-    tensors.head.as<double>()[(ids.level_begin(level) + 1) * config.hidden_size] = 2;
+    tensors.head[0].as<double>()[(ids.level_begin(level) + 1) * config.hidden_size] = 2;
   }
   const RankedLists found = search(*model, ids, random_users(1, 4, false), 2);
   EXPECT_EQ(found.items, (Items{3, 1}));

@@ -74,7 +74,7 @@ TEST(PadBatchTest, DoesNotChangeLossOrGradients) {
   const TinyBatch batch({4, 1, 3}, 9, 1);
   const auto run = [&](const PackedBatch& view) {
     model.begin_step(0.1, 1, 2, Stream());
-    model.forward_backward(view, nullptr, Stream());
+    model.forward_backward(view, {}, Stream());
     std::vector<double> result = to_doubles(model.gradients());
     result.push_back(*model.loss_sum().as<double>());
     return result;

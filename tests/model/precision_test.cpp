@@ -77,13 +77,13 @@ TEST_P(ModelPrecisionTest, LossAndGradientsAreThoseInFloat64) {
   const TinyBatch batch({1, 7, 64, 65, 150}, kVocab, 3);
   const double scale = 1.0 / static_cast<double>(batch.tokens.size());
   expected.begin_step(scale, 5, 11, Stream());
-  expected.forward_backward(batch.view(), nullptr, Stream());
+  expected.forward_backward(batch.view(), {}, Stream());
   const double expected_loss = *expected.loss_sum().as<double>();
   BatchQueue batches(backend_.device, kMaxTokens, /*max_sequence_tokens=*/200);
   const auto run = [&] {
     actual.begin_step(scale, 5, 11, stream_);
     batches.push(batch.view());
-    actual.forward_backward(batches.pop(stream_), nullptr, stream_);
+    actual.forward_backward(batches.pop(stream_), {}, stream_);
     return to_doubles(actual.loss_sum())[0];
   };
   const double loss = run();
@@ -111,7 +111,7 @@ TEST_P(ModelPrecisionTest, ARecordedMicroStepGivesTheSameBits) {
       actual.begin_step(1.0 / static_cast<double>(step + 1), 5, step, stream_);
       for (const TinyBatch& batch : batches) {
         queue.push(batch.view());
-        micro_step.run(queue.pop(stream_), nullptr, stream_);
+        micro_step.run(queue.pop(stream_), {}, stream_);
       }
       results.push_back(to_doubles(actual.gradients()));
       results.back().push_back(to_doubles(actual.loss_sum())[0]);

@@ -21,7 +21,7 @@ constexpr int64_t kVocab = 23;
 
 double total_loss(Transformer& model, const TinyBatch& batch) {
   model.begin_step(1.0, /*seed=*/5, /*step=*/11, Stream());
-  model.forward_backward(batch.view(), nullptr, Stream());
+  model.forward_backward(batch.view(), {}, Stream());
   return *model.loss_sum().as<double>();
 }
 
@@ -118,8 +118,9 @@ TEST(TransformerTest, SplittingABatchInPartsAddsUpToTheSameGradient) {
       model.gradients().as<double>(),
       model.gradients().as<double>() + model.gradients().num_elements());
   total_loss(model, both.sequence(0));
-  model.forward_backward(both.sequence(1).view(), nullptr, Stream());
-  EXPECT_NEAR(*model.loss_sum().as<double>(), loss, 1e-11);
+  const double first_loss = *model.loss_sum().as<double>();
+  model.forward_backward(both.sequence(1).view(), {}, Stream());
+  EXPECT_NEAR(first_loss + *model.loss_sum().as<double>(), loss, 1e-11);
   for (size_t i = 0; i < whole.size(); ++i) {
     ASSERT_NEAR(model.gradients().as<double>()[i], whole[i], 1e-12) << i;
   }
@@ -134,7 +135,9 @@ TEST(TransformerTest, HandsOutEveryGradientOnceAndOnlyWhenItIsFinal) {
     std::vector<double> handed_out(model.gradients().num_elements(), NAN);
     std::vector<int> times(handed_out.size(), 0);
     const double* base = model.gradients().as<double>();
-    auto collect = [&](const TensorView& range) {
+    PassHooks hooks;
+    hooks.gradient_final = [&](int64_t region, const TensorView& range) {
+      EXPECT_EQ(range.as<double>() - base, model.layout().regions()[region].begin);
       const int64_t begin = range.as<double>() - base;
       for (int64_t i = 0; i < range.num_elements(); ++i) {
         handed_out[begin + i] = range.as<double>()[i];
@@ -142,7 +145,7 @@ TEST(TransformerTest, HandsOutEveryGradientOnceAndOnlyWhenItIsFinal) {
       }
     };
     model.begin_step(1.0, 0, 0, Stream());
-    model.forward_backward(batch.view(), collect, Stream());
+    model.forward_backward(batch.view(), hooks, Stream());
     EXPECT_EQ(std::count(times.begin(), times.end(), 1), static_cast<int64_t>(times.size()));
     EXPECT_TRUE(std::equal(handed_out.begin(), handed_out.end(), base));
   }
@@ -166,7 +169,7 @@ TEST(TransformerTest, RefusesABatchThatWasNotPlanned) {
 
 TEST(TransformerTest, RefusesToTrainWithoutGradients) {
   Transformer model(tiny_config(), kVocab, 32, DType::kFloat32, {64, 64, /*training=*/false});
-  EXPECT_THROW(model.forward_backward(TinyBatch({3}, kVocab, 1).view(), nullptr, Stream()), Error);
+  EXPECT_THROW(model.forward_backward(TinyBatch({3}, kVocab, 1).view(), {}, Stream()), Error);
 }
 
 // --- parameters
@@ -217,7 +220,8 @@ TEST(ParametersTest, InitialWeightsHaveTheDeviationAskedFor) {
   const ParameterLayout layout(config, 512);
   const Buffer flat({layout.num_elements()}, DType::kFloat32);
   initialize_weights(flat.view(), layout, config, 1);
-  const TransformerTensors tensors = view_tensors(flat.view(), layout, config, 500);
+  const TransformerTensors tensors =
+      view_tensors(view_regions(flat.view(), layout), layout, config, 500);
   auto deviation = [](const TensorView& tensor) {
     double squares = 0;
     sum_of_squares(view_of(&squares, {1}), tensor.reshaped({tensor.num_elements()}), Stream());
@@ -236,7 +240,7 @@ std::vector<double> log_softmax_of_last(Transformer& model, const std::vector<in
   const TensorView hidden = model.forward(batch.view(), Stream());
   const int64_t n = static_cast<int64_t>(tokens.size());
   const Buffer logits({1, model.vocab_size()}, DType::kFloat64);
-  model.logits(logits.view(), hidden.rows(n - 1, n), Stream());
+  model.logits(logits.view(), hidden.rows(n - 1, n), {}, Stream());
   const double* x = logits.view().as<double>();
   double sum = 0;
   for (int64_t i = 0; i < model.vocab_size(); ++i) sum += std::exp(x[i]);

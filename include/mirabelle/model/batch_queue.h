@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <vector>
 
 #include "mirabelle/core/buffer.h"
 #include "mirabelle/core/stream.h"
@@ -9,7 +10,7 @@
 namespace mirabelle {
 
 /// Brings packed batches from the host to the model's device, one ahead of their use. Where that is
-/// the host, batches stay where they are.
+/// the host, batches stay where they are, unless they must be padded to a multiple of tokens.
 ///
 /// On a GPU a batch is copied from pinned memory, on a stream of its own, while the one before is
 /// computed with; and it gets one shape, so that one CUDA graph serves all: `max_tokens` tokens, of
@@ -17,7 +18,9 @@ namespace mirabelle {
 /// is a power of two, of which the last may be empty. Rows of the batch's own tokens come first.
 class BatchQueue {
  public:
-  BatchQueue(Device device, int64_t max_tokens, int64_t max_sequence_tokens);
+  /// `token_multiple`: see ModelShare; divides max_tokens.
+  BatchQueue(Device device, int64_t max_tokens, int64_t max_sequence_tokens,
+             int64_t token_multiple = 1);
 
   /// Starts the copy of a batch. At most two wait. A host's batch must live until it is popped and
   /// used; for a GPU it may be reused at once.
@@ -36,12 +39,12 @@ class BatchQueue {
     Event copied, popped;  // the pinned memory was read; the staging buffer was
     int64_t num_sequences = 0;
     PackedBatch on_host;
+    std::vector<int32_t> padded;  // memory of on_host, if it had to be padded
   };
-  /// The parts of a batch within one block of int32.
-  PackedBatch parts(void* memory, Device device, int64_t num_sequences) const;
+  void push_on_host(Slot& slot, const PackedBatch& batch) const;
 
   Device device_;
-  int64_t max_tokens_, max_sequence_tokens_;
+  int64_t max_tokens_, max_sequence_tokens_, token_multiple_;
   std::unique_ptr<Stream> copies_;  // on a GPU
   std::array<Slot, kSlots> slots_;
   Buffer current_;

@@ -13,7 +13,9 @@ namespace mirabelle {
 
 /// Step-by-step decoding for beam search, with a key/value cache: the beams of a user share the
 /// keys and values of the user's history. Uses the weights of a Transformer, which must outlive it;
-/// has activations of its own. Memory is allocated by the constructor only.
+/// has activations of its own. Memory is allocated by the constructor only. Under tensor
+/// parallelism each rank keeps the keys and values of its own heads, every call is a collective,
+/// and all ranks get the same log-probabilities.
 ///
 ///   prefill(histories)               -> log-probabilities of each user's first code
 ///   step(codes chosen, parents, ..)  -> log-probabilities of each beam's next code, and so on
@@ -46,32 +48,45 @@ class Decoder {
   TensorView step(const TensorView& tokens, const TensorView& parents, const Stream& stream);
 
  private:
-  /// Activations of one layer for some tokens.
+  /// Activations of one layer for some tokens. What is split comes per local shard, [shards, n,
+  /// ...]; `projected` and `attention_log_sum` serve one shard after the other.
   struct Scratch {
-    TensorView residual, norm_out, rstd, branch, projected, attention_out, attention_log_sum,
-        gate_up, swiglu_out;
+    TensorView residual, norm_out, rstd, branch, partials, projected, attention_out,
+        attention_log_sum, gate_up, swiglu_out;
     TensorView positions;  // int32
-    Scratch first_rows(int64_t n) const;
+    Scratch of_tokens(int64_t n) const;
   };
   struct Memory {
     Scratch prefix;                      // [max_prefix_tokens, ...]
     Scratch beams;                       // [max(max_users, max_beams), ...]
-    TensorView beam_qkv;                 // of the newest tokens
-    std::vector<TensorView> prefix_qkv;  // per layer
+    TensorView beam_qkv;                 // of the newest tokens, of one shard
+    std::vector<TensorView> prefix_qkv;  // per layer [shards, ...]
     std::array<std::vector<TensorView>, 2>
         suffix_kv;                            // per layer; a step gathers one into the other
     TensorView prefix_tokens;                 // [max_prefix_tokens] int32
     TensorView last_rows;                     // [max_users] int32: the newest token of each history
     TensorView prefix_offsets, beam_offsets;  // [max_users + 1] int32
-    TensorView logits;
+    TensorView logits, logit_shards;
   };
   static Memory plan(Arena& arena, const Transformer& model, const Limits& limits);
   static Scratch plan_scratch(Arena& arena, const Transformer& model, int64_t num_tokens);
-  void project(int64_t layer, const Scratch& s, const TensorView& qkv, const Stream& stream);
+  TensorView prefix_qkv(int64_t layer) const;
+  TensorView prefix_offsets() const;
+  TensorView beam_offsets() const;
+  double attention_scale() const;
+  void embed(const Scratch& s, const TensorView& tokens, const Stream& stream);
+  void norm_before_attention(int64_t layer, const Scratch& s, const Stream& stream);
+  void project(int64_t layer, int64_t shard, const Scratch& s, const TensorView& qkv,
+               const Stream& stream);
+  void attend(int64_t layer, int64_t shard, const Scratch& s, const TensorView& parent_rows,
+              const Stream& stream);
+  void sum_products(const Scratch& s, const TensorView& x, const TensorView& weight,
+                    const Stream& stream);
   void finish_layer(int64_t layer, const Scratch& s, const Stream& stream);
   TensorView log_probabilities(const Scratch& s, const Stream& stream);
 
   const Transformer& model_;
+  TensorParallel parallel_;
   Limits limits_;
   Arena arena_;
   Memory memory_;
