@@ -132,18 +132,22 @@ void print_result(const json& result, const EvaluationConfig& config) {
             << format_number(result["users_per_second"].get<double>(), 1) << " users/s\n";
 }
 
-/// Drawn by rank 0 alone.
-void write_report(const std::string& path, const json& result, TrainedModel& model,
-                  const Config& config) {
+/// By the ranks of one tensor-parallel group together.
+std::vector<ReportUser> report_users(TrainedModel& model, const Config& config) {
   constexpr int64_t kUsers = 5, kHistory = 10, kItems = 10;
+  return example_users(model.corpus(), parse_split(config.evaluation.split), model.recommender(),
+                       config.evaluation.exclude_history, kUsers, kHistory, kItems,
+                       config.evaluation.seed);
+}
+
+void write_report(const std::string& path, const json& result, const TrainedModel& model,
+                  std::vector<ReportUser> users) {
   const std::string& stored = model.tokenizer().report;
   ReportInput input;
   input.result = result;
   input.metrics = read_metrics(model.folder().parent_path().parent_path() / "metrics.jsonl");
   input.tokenizer = json::parse(stored, nullptr, /*allow_exceptions=*/false);
-  input.users = example_users(model.corpus(), parse_split(config.evaluation.split),
-                              model.recommender(), config.evaluation.exclude_history, kUsers,
-                              kHistory, kItems, config.evaluation.seed);
+  input.users = std::move(users);
   write_text_file(path, html_report(input));
 }
 
@@ -163,13 +167,17 @@ int evaluate(int argc, char** argv, const Communicator& world) {
   std::optional<CountingBaselines> baselines;
   if (config.evaluation.baselines) baselines.emplace(corpus);
   std::optional<PredictionWriter> predictions;
-  if (!arguments.predictions.empty()) {
-    predictions.emplace(arguments.predictions, corpus, PredictionWriter::Targets::kWritten, world);
+  const ParallelContext& ranks = model.ranks();
+  if (!arguments.predictions.empty() && ranks.tensor().rank() == 0) {
+    predictions.emplace(arguments.predictions, corpus, PredictionWriter::Targets::kWritten,
+                        ranks.data());
   }
   Progress progress("evaluate", world.rank() == 0);
   const EvaluationResult measured = evaluate_users(
-      corpus, model.recommender(), config.evaluation, world, baselines ? &*baselines : nullptr,
-      predictions ? &*predictions : nullptr, &progress);
+      corpus, model.recommender(), config.evaluation, ranks.data(),
+      baselines ? &*baselines : nullptr, predictions ? &*predictions : nullptr, &progress);
+  std::vector<ReportUser> users;
+  if (!arguments.report.empty() && ranks.data().rank() == 0) users = report_users(model, config);
   if (world.rank() != 0) return 0;
 
   json result = to_json(measured, corpus, config.evaluation, config.data.history_length);
@@ -179,7 +187,7 @@ int evaluate(int argc, char** argv, const Communicator& world) {
   result["version"] = MIRABELLE_VERSION;
   result["ranks"] = world.size();
   command_line.write_result(result);
-  if (!arguments.report.empty()) write_report(arguments.report, result, model, config);
+  if (!arguments.report.empty()) write_report(arguments.report, result, model, std::move(users));
   print_result(result, config.evaluation);
   return 0;
 }

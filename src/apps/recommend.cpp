@@ -95,6 +95,7 @@ int recommend(int argc, char** argv, const Communicator& world) {
   TrainedModel model(config, device, world);
   const Corpus& corpus = model.corpus();
   const Recommender recommender = model.recommender();
+  const ParallelContext& ranks = model.ranks();
   std::vector<int64_t> users = arguments.users.empty()
                                    ? select_users(corpus, evaluation.max_users, evaluation.seed)
                                    : find_users(corpus, arguments.users);
@@ -103,28 +104,33 @@ int recommend(int argc, char** argv, const Communicator& world) {
   const auto num_users = static_cast<int64_t>(users.size());
 
   if (!arguments.output.empty()) {
-    PredictionWriter writer(arguments.output, corpus, PredictionWriter::Targets::kUnknown, world);
+    std::optional<PredictionWriter> writer;
+    if (ranks.tensor().rank() == 0) {
+      writer.emplace(arguments.output, corpus, PredictionWriter::Targets::kUnknown, ranks.data());
+    }
     Progress progress("recommend", world.rank() == 0);
-    for_each_block_of_rank(num_users, evaluation.batch_users, world.rank(), world.size(),
-                           [&](int64_t begin, int64_t end) {
+    for_each_block_of_rank(num_users, evaluation.batch_users, ranks.data().rank(),
+                           ranks.data().size(), [&](int64_t begin, int64_t end) {
                              const auto block = std::span(users).subspan(begin, end - begin);
                              const Queries asked(corpus, block, evaluation.exclude_history);
                              const RankedLists lists = recommender(asked.queries);
-                             for (int64_t i = 0; i < end - begin; ++i) {
+                             for (int64_t i = 0; writer && i < end - begin; ++i) {
                                const size_t size =
                                    std::min<size_t>(lists.list(i).size(), arguments.count);
-                               writer.add(block[i], asked.ids[i], {}, lists.list(i).first(size),
-                                          lists.list_scores(i).first(size));
+                               writer->add(block[i], asked.ids[i], {}, lists.list(i).first(size),
+                                           lists.list_scores(i).first(size));
                              }
                              progress.update(end, num_users);
                            });
-    writer.finish();
+    if (writer) writer->finish();
   }
-  if (world.rank() != 0) return 0;
+  if (ranks.data().rank() != 0) return 0;
   // On the terminal: all users that were named, else a few.
   const int64_t num_shown = arguments.users.empty() ? std::min(kShownUsers, num_users) : num_users;
   const Queries asked(corpus, std::span(users).first(num_shown), evaluation.exclude_history);
-  print_users(corpus, asked, recommender(asked.queries), arguments.count);
+  const RankedLists lists = recommender(asked.queries);
+  if (world.rank() != 0) return 0;
+  print_users(corpus, asked, lists, arguments.count);
   command_line.write_result({{"users", num_users},
                              {"items", corpus.num_items()},
                              {"count", arguments.count},

@@ -38,39 +38,45 @@ constexpr int64_t kLibraryBytes = int64_t{1} << 30;
 struct TrainingRun {
   TrainingRun(const Config& config, const Communicator& world)
       : device(choose_device(config.backend, world)),
-        data_parallel(world, device, config.parallel),
+        communicator(world, device, config.parallel, config.training.reproducible),
+        ranks(communicator.get(), config.parallel.tensor_parallel_size),
         stream(device),
         corpus(config.data.corpus),
         ids(SemanticIds::read(config.tokenizer.file)),
         memory(plan_memory(config, ids, device, world)),
         model(config.model, ids.vocab_size(), ids.padded_vocab_size(),
-              config.training.model_dtype(), limits(config, ids), device),
+              config.training.model_dtype(), limits(config, ids, world.size()), device,
+              model_share(config.training, config.parallel, world.rank(), world.size()),
+              &ranks.tensor()),
         loader(corpus, token_table(ids), loader_options(config)),
         trainer(
-            config.training, config.parallel, model, loader, data_parallel.get(),
-            [this, &config, &world] { return validate(config, world); }, config.tokenizer.file) {
+            config.training, config.parallel, model, loader, ranks,
+            [this, &config] { return validate(config); }, config.tokenizer.file) {
     MIRABELLE_CHECK_DATA(ids.num_items() == corpus.num_items(), config.tokenizer.file, " knows ",
                          ids.num_items(), " items, ", config.data.corpus, " has ",
                          corpus.num_items(), "; build the tokenizer on this corpus, or --assign");
   }
 
-  static Transformer::Limits limits(const Config& config, const SemanticIds& ids) {
-    return {config.training.micro_batch_tokens,
-            std::max(config.training.max_sequence_tokens,
-                     max_search_tokens(ids, config.data.history_length)),
-            /*training=*/true};
+  static Transformer::Limits limits(const Config& config, const SemanticIds& ids,
+                                    int64_t world_size) {
+    Transformer::Limits limits =
+        Trainer::model_limits(config.training, config.parallel, world_size);
+    limits.max_sequence_tokens =
+        std::max(limits.max_sequence_tokens, max_search_tokens(ids, config.data.history_length));
+    return limits;
   }
 
   /// Before anything is allocated. Throws if it cannot be.
   static MemoryPlan plan_memory(const Config& config, const SemanticIds& ids, Device device,
                                 const Communicator& world) {
-    const Transformer model =
-        Transformer::sketch(config.model, ids.vocab_size(), ids.padded_vocab_size(),
-                            config.training.model_dtype(), limits(config, ids), device);
+    const Transformer model = Transformer::sketch(
+        config.model, ids.vocab_size(), ids.padded_vocab_size(), config.training.model_dtype(),
+        limits(config, ids, world.size()), device,
+        model_share(config.training, config.parallel, world.rank(), world.size()));
     MemoryPlan plan;
     plan.add("weights", model.weight_bytes());
     plan.add("gradients", model.gradient_bytes());
-    plan.add("optimizer", Optimizer::bytes(model.layout().num_elements(), model.dtype()));
+    Trainer::add_to_plan(plan, config.training, config.parallel, model, world.size());
     plan.add("activations", model.activation_bytes());
     if (config.training.validation_every_steps > 0) {
       plan.add("validation", BeamSearch::planned_bytes(model, ids, search_limits(config)));
@@ -87,6 +93,7 @@ struct TrainingRun {
   static BatchLoader::Options loader_options(const Config& config) {
     return {.seed = config.training.seed,
             .part_tokens = config.training.micro_batch_tokens,
+            .parts_per_step = config.training.num_parts(),
             .max_sequence_tokens = config.training.max_sequence_tokens,
             .newest_events_only = config.data.long_histories == "last"};
   }
@@ -105,7 +112,7 @@ struct TrainingRun {
             config.data.history_length};
   }
 
-  ValidationFigures validate(const Config& config, const Communicator& world) {
+  ValidationFigures validate(const Config& config) {
     EvaluationConfig validation = config.evaluation;
     validation.split = "validation";
     validation.beam_size = config.training.validation_beam_size;
@@ -116,13 +123,14 @@ struct TrainingRun {
     const Recommender recommend = [this](std::span<const RecommendationQuery> queries) {
       return search->search(queries, stream);
     };
-    const EvaluationResult result = evaluate_users(corpus, recommend, validation, world);
+    const EvaluationResult result = evaluate_users(corpus, recommend, validation, ranks.data());
     return {result.figure(result.model, "recall@10").mean,
             result.figure(result.model, "ndcg@10").mean};
   }
 
   Device device;
-  DeviceCommunicator data_parallel;
+  DeviceCommunicator communicator;
+  ParallelContext ranks;
   Stream stream;  // of validations
   Corpus corpus;
   SemanticIds ids;
@@ -136,17 +144,23 @@ struct TrainingRun {
 void log_plan(const TrainingRun& run, const Config& config, const Communicator& world) {
   if (world.rank() != 0) return;
   spdlog::info("backend {}, {} ranks ({}) x {} threads, {}", describe(run.device), world.size(),
-               run.data_parallel.get().name(), omp_get_max_threads(), to_string(run.model.dtype()));
-  if (run.device == Device::kCuda) {
-    spdlog::info("training.reproducible {}: {}", config.training.reproducible,
-                 config.training.reproducible ? "the same bits on every run"
-                                              : "the last bits vary from run to run");
+               run.communicator.get().name(), omp_get_max_threads(), to_string(run.model.dtype()));
+  const ModelShare& share = run.model.layout().share();
+  spdlog::info("{} tensor-parallel{} x {} data-parallel ranks, ZeRO stage {}, recompute {}",
+               share.tensor_parallel_size,
+               share.sequence_parallel ? " (and sequence-parallel)" : "", run.ranks.data().size(),
+               config.parallel.zero_stage, config.training.recompute);
+  if (config.training.reproducible) {
+    spdlog::info("reproducible: the same bits on every layout; sums over {} shards and {} parts",
+                 share.num_shards, config.training.num_parts());
+  } else {
+    spdlog::info("fast mode: the last bits depend on the layout (training.reproducible)");
   }
   spdlog::info("corpus {}: {} users, {} items, {} events, split {}", config.data.corpus,
                format_count(run.corpus.num_users()), format_count(run.corpus.num_items()),
                format_count(run.corpus.num_events()), run.corpus.split_name());
   spdlog::info("model: {} parameters, vocabulary {} tokens in {} levels",
-               format_count(run.model.layout().num_elements()), run.ids.vocab_size(),
+               format_count(run.model.layout().num_model_parameters()), run.ids.vocab_size(),
                run.ids.num_levels());
   spdlog::info("global batch: {} parts of at most {} tokens", config.training.num_parts(),
                config.training.micro_batch_tokens);
@@ -226,7 +240,7 @@ json benchmark(TrainingRun& run, const Communicator& world) {
                  {"training_gflops", median(step_rates) / 1e9},
                  {"fraction_of_matmul", median(ratios)},
                  {"tokens_per_second", median(token_rates)},
-                 {"parameters", run.model.layout().num_elements()},
+                 {"parameters", run.model.layout().num_model_parameters()},
                  {"ranks", world.size()},
                  {"threads_per_rank", omp_get_max_threads()}};
   if (world.rank() == 0) {
@@ -262,7 +276,7 @@ int train(int argc, char** argv, const Communicator& world) {
   TrainingRun run(config, world);
   log_plan(run, config, world);
   if (only_benchmark) {
-    const json result = benchmark(run, world);
+    const json result = benchmark(run, run.ranks.world());
     if (world.rank() == 0) command_line.write_result(result);
     return 0;
   }

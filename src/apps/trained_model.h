@@ -5,8 +5,10 @@
 #include <memory>
 #include <string>
 
+#include "mirabelle/comm/parallel_context.h"
 #include "mirabelle/config/backend.h"
 #include "mirabelle/config/config.h"
+#include "mirabelle/core/copy.h"
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/logging.h"
 #include "mirabelle/core/memory_plan.h"
@@ -24,6 +26,7 @@ inline void take_checkpoint_config(Config& config) {
   if (config.evaluation.checkpoint.empty()) return;
   const std::filesystem::path folder = find_checkpoint(config.evaluation.checkpoint);
   config = config_from_yaml(read_checkpoint_config(folder), folder.string());
+  config.parallel = {};  // any layout reads any other's checkpoint
 }
 
 /// A checkpoint, and the corpus that it recommends for, ready to rank items.
@@ -33,14 +36,17 @@ class TrainedModel {
   /// another model than the checkpoint's or more memory than there is, a kData Error if the corpus
   /// has other items. Collective.
   TrainedModel(const Config& config, Device device, const Communicator& world)
-      : stream_(device),
+      : communicator_(world, device, config.parallel, config.training.reproducible),
+        ranks_(communicator_.get(), config.parallel.tensor_parallel_size),
+        share_(model_share(config.training, config.parallel, world.rank(), world.size())),
+        stream_(device),
         available_bytes_(available_bytes(device) / ranks_on_device(device, world)),
         folder_(find_checkpoint(config.evaluation.checkpoint)),
         corpus_(config.data.corpus),
         tokenizer_(read_tokenizer_file(folder_ / "tokenizer.h5")),
         model_(checked_model(config), tokenizer_.ids.vocab_size(),
                tokenizer_.ids.padded_vocab_size(), config.evaluation.model_dtype(),
-               model_limits(config), device) {
+               model_limits(config), device, share_, &ranks_.tensor()) {
     check_items();
     read_weights();
     const EvaluationConfig& evaluation = config.evaluation;
@@ -58,6 +64,8 @@ class TrainedModel {
   const std::filesystem::path& folder() const { return folder_; }  ///< of the checkpoint
   const Corpus& corpus() const { return corpus_; }
   const TokenizerFile& tokenizer() const { return tokenizer_; }
+  /// The ranks of a tensor-parallel group rank items together, for the same users.
+  const ParallelContext& ranks() const { return ranks_; }
 
   /// Refers to this object.
   Recommender recommender() {
@@ -99,7 +107,7 @@ class TrainedModel {
   void check_memory(const Config& config) const {
     const Transformer model = Transformer::sketch(
         config.model, tokenizer_.ids.vocab_size(), tokenizer_.ids.padded_vocab_size(),
-        config.evaluation.model_dtype(), model_limits(config), stream_.device());
+        config.evaluation.model_dtype(), model_limits(config), stream_.device(), share_);
     MemoryPlan plan;
     plan.add("weights", model.weight_bytes());
     plan.add("weights as they are stored",
@@ -114,9 +122,12 @@ class TrainedModel {
   }
 
   void read_weights() const {
-    const Buffer values({model_.layout().num_elements()}, wide(model_.dtype()), model_.device());
+    const Buffer host({model_.layout().num_elements()}, wide(model_.dtype()));
     read_checkpoint_tensors(folder_, model_.layout(),
-                            {.weights = values.view(), .exp_avg = {}, .exp_avg_sq = {}});
+                            {.weights = host.view(), .exp_avg = {}, .exp_avg_sq = {}},
+                            ranks_.world());
+    const Buffer values(host.view().shape, host.view().dtype, model_.device());
+    copy(values.view(), host.view(), stream_);
     round_to(model_.weights(), values.view(), stream_);
     stream_.synchronize();
   }
@@ -136,6 +147,9 @@ class TrainedModel {
     }
   }
 
+  DeviceCommunicator communicator_;
+  ParallelContext ranks_;
+  ModelShare share_;
   Stream stream_;
   int64_t available_bytes_;  // for this rank
   std::filesystem::path folder_;

@@ -15,7 +15,6 @@
 
 namespace mirabelle {
 namespace fs = std::filesystem;
-namespace {
 
 void sync_to_disk(const fs::path& path) {
   const int descriptor = ::open(path.c_str(), O_RDONLY);
@@ -26,8 +25,6 @@ void sync_to_disk(const fs::path& path) {
   MIRABELLE_CHECK_DATA(status == 0, path.string(),
                        ": cannot write to disk: ", std::strerror(error));
 }
-
-}  // namespace
 
 AtomicPath::AtomicPath(fs::path target) : target_(std::move(target)) {
   if (!target_.has_filename()) target_ = target_.parent_path();  // "folder/" means "folder"

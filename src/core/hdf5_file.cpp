@@ -55,6 +55,22 @@ Properties dataset_properties() {
   return properties;
 }
 
+/// A dataset's rows [begin, begin + rows.shape[0]).
+Space select_rows(hid_t dataset, int64_t begin, const TensorView& rows) {
+  Space selection(H5Dget_space(dataset));
+  const std::vector<hsize_t> count = extents_of(rows.shape);
+  std::vector<hsize_t> start(count.size(), 0);
+  start[0] = static_cast<hsize_t>(begin);
+  H5Sselect_hyperslab(selection.get(), H5S_SELECT_SET, start.data(), nullptr, count.data(),
+                      nullptr);
+  return selection;
+}
+
+Space whole_space(const Shape& shape) {
+  const std::vector<hsize_t> extents = extents_of(shape);
+  return Space(H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr));
+}
+
 /// HDF5 prints its error stack by default; we say one line instead. Nor shall it tidy up when the
 /// program ends: we close every file ourselves, and one that a full disk did not let us close would
 /// crash it there.
@@ -149,16 +165,33 @@ DType Hdf5File::dtype(const std::string& name) const {
   fail(name, "has an element type that Mirabelle does not write");
 }
 
-void Hdf5File::write(const std::string& name, const TensorView& values) {
-  const auto extents = extents_of(values.shape);
-  Space space(H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr));
+void Hdf5File::create_dataset(const std::string& name, const Shape& shape, DType dtype) {
+  const Space space = whole_space(shape);
   const Properties links = intermediate_groups();
   const Properties properties = dataset_properties();
-  Dataset dataset(H5Dcreate2(file_.get(), name.c_str(), native_type(values.dtype), space.get(),
-                             links.get(), properties.get(), H5P_DEFAULT));
+  const Dataset dataset(H5Dcreate2(file_.get(), name.c_str(), native_type(dtype), space.get(),
+                                   links.get(), properties.get(), H5P_DEFAULT));
   if (!dataset) fail(name, "cannot create");
+}
+
+void Hdf5File::write(const std::string& name, const TensorView& values) {
+  create_dataset(name, values.shape, values.dtype);
+  Dataset dataset(H5Dopen2(file_.get(), name.c_str(), H5P_DEFAULT));
   if (!values.empty() && H5Dwrite(dataset.get(), native_type(values.dtype), H5S_ALL, H5S_ALL,
                                   H5P_DEFAULT, values.data) < 0) {
+    fail(name, "cannot write (is the disk full?)");
+  }
+  close_written(name, dataset.release());
+}
+
+void Hdf5File::write_rows(const std::string& name, int64_t begin, const TensorView& rows) {
+  check_rows(name, begin, rows);
+  if (rows.empty()) return;
+  Dataset dataset(H5Dopen2(file_.get(), name.c_str(), H5P_DEFAULT));
+  const Space target = select_rows(dataset.get(), begin, rows);
+  const Space source = whole_space(rows.shape);
+  if (H5Dwrite(dataset.get(), native_type(rows.dtype), source.get(), target.get(), H5P_DEFAULT,
+               rows.data) < 0) {
     fail(name, "cannot write (is the disk full?)");
   }
   close_written(name, dataset.release());
@@ -194,46 +227,36 @@ void Hdf5File::append(const std::string& name, const TensorView& rows) {
   if (rows.empty()) return;
   Dataset dataset(H5Dopen2(file_.get(), name.c_str(), H5P_DEFAULT));
   if (!dataset) fail(name, "missing");
-  const std::vector<hsize_t> count = extents_of(rows.shape);
-  std::vector<hsize_t> extents(count.size()), start(count.size(), 0);
-  Space before(H5Dget_space(dataset.get()));
-  H5Sget_simple_extent_dims(before.get(), extents.data(), nullptr);
-  start[0] = extents[0];
-  extents[0] += count[0];
+  const std::vector<hsize_t> extents = extents_of(stored.with_outer(stored[0] + rows.shape[0]));
   if (H5Dset_extent(dataset.get(), extents.data()) < 0) fail(name, "cannot grow");
-  Space target(H5Dget_space(dataset.get()));
-  H5Sselect_hyperslab(target.get(), H5S_SELECT_SET, start.data(), nullptr, count.data(), nullptr);
-  Space source(H5Screate_simple(static_cast<int>(count.size()), count.data(), nullptr));
-  if (H5Dwrite(dataset.get(), native_type(rows.dtype), source.get(), target.get(), H5P_DEFAULT,
-               rows.data) < 0) {
-    fail(name, "cannot write (is the disk full?)");
-  }
   close_written(name, dataset.release());
+  write_rows(name, stored[0], rows);
 }
 
-void Hdf5File::read_rows(const std::string& name, int64_t begin, const TensorView& out) const {
+void Hdf5File::check_rows(const std::string& name, int64_t begin, const TensorView& rows) const {
   const Shape stored = shape(name);
-  const int64_t end = begin + (out.shape.rank() ? out.shape[0] : 0);
+  const int64_t end = begin + (rows.shape.rank() ? rows.shape[0] : 0);
   bool fits =
-      stored.rank() == out.shape.rank() && stored.rank() > 0 && begin >= 0 && end <= stored[0];
-  for (int axis = 1; fits && axis < stored.rank(); ++axis) fits = stored[axis] == out.shape[axis];
+      stored.rank() == rows.shape.rank() && stored.rank() > 0 && begin >= 0 && end <= stored[0];
+  for (int axis = 1; fits && axis < stored.rank(); ++axis) fits = stored[axis] == rows.shape[axis];
   if (!fits) {
     std::ostringstream what;
     what << "has shape " << stored << ", wanted rows [" << begin << ", " << end << ") of shape "
-         << out.shape;
+         << rows.shape;
     fail(name, what.str());
   }
-  if (dtype(name) != out.dtype) {
-    fail(name, std::string("holds ") + to_string(dtype(name)) + ", wanted " + to_string(out.dtype));
+  if (dtype(name) != rows.dtype) {
+    fail(name,
+         std::string("holds ") + to_string(dtype(name)) + ", wanted " + to_string(rows.dtype));
   }
+}
+
+void Hdf5File::read_rows(const std::string& name, int64_t begin, const TensorView& out) const {
+  check_rows(name, begin, out);
   if (out.empty()) return;
-  Dataset dataset(H5Dopen2(file_.get(), name.c_str(), H5P_DEFAULT));
-  Space source(H5Dget_space(dataset.get()));
-  const std::vector<hsize_t> count = extents_of(out.shape);
-  std::vector<hsize_t> start(count.size(), 0);
-  start[0] = static_cast<hsize_t>(begin);
-  H5Sselect_hyperslab(source.get(), H5S_SELECT_SET, start.data(), nullptr, count.data(), nullptr);
-  Space target(H5Screate_simple(static_cast<int>(count.size()), count.data(), nullptr));
+  const Dataset dataset(H5Dopen2(file_.get(), name.c_str(), H5P_DEFAULT));
+  const Space source = select_rows(dataset.get(), begin, out);
+  const Space target = whole_space(out.shape);
   if (H5Dread(dataset.get(), native_type(out.dtype), target.get(), source.get(), H5P_DEFAULT,
               out.data) < 0) {
     fail(name, "cannot read (truncated or damaged)");

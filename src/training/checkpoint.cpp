@@ -1,14 +1,14 @@
 #include "mirabelle/training/checkpoint.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "mirabelle/core/copy.h"
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/files.h"
-#include "mirabelle/core/hdf5_file.h"
+#include "tensor_file.h"
 
 namespace mirabelle {
 namespace fs = std::filesystem;
@@ -17,7 +17,10 @@ using nlohmann::json;
 namespace {
 
 constexpr const char* kSchema = "mirabelle-checkpoint";
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
+constexpr const char* kManifest = "manifest.json";
+constexpr const char* kConfig = "config.yaml";
+constexpr const char* kTokenizer = "tokenizer.h5";
 
 json to_json(const TrainingState& state) {
   return {
@@ -52,7 +55,7 @@ TrainingState state_from_json(const json& state) {
 }
 
 json read_manifest(const fs::path& folder) {
-  const fs::path path = folder / "manifest.json";
+  const fs::path path = folder / kManifest;
   const json manifest = json::parse(read_text_file(path), nullptr, /*allow_exceptions=*/false);
   MIRABELLE_CHECK_DATA(manifest.is_object() && manifest.value("schema", "") == kSchema,
                        path.string(), ": not a checkpoint's manifest");
@@ -62,74 +65,61 @@ json read_manifest(const fs::path& folder) {
   return manifest;
 }
 
-/// The path of a file of the checkpoint, after its checksum was compared.
-fs::path verified(const fs::path& folder, const std::string& name) {
-  const json manifest = read_manifest(folder);
+void verify(const fs::path& folder, const json& manifest, const std::string& name) {
   const fs::path path = folder / name;
   const std::string wanted = manifest.value("sha256", json::object()).value(name, "");
   MIRABELLE_CHECK_DATA(sha256_of_file(path) == wanted, path.string(),
                        ": its SHA-256 is not the manifest's: truncated or edited");
-  return path;
 }
 
-/// Calls body(pieces of one logical tensor) for each.
-template <typename Body>
-void for_each_tensor(const std::vector<LogicalPiece>& pieces, Body body) {
-  for (size_t begin = 0, end; begin < pieces.size(); begin = end) {
-    end = begin;
-    while (end < pieces.size() && pieces[end].name == pieces[begin].name) ++end;
-    body(std::span(pieces).subspan(begin, end - begin));
+/// read(manifest), of which a missing or wrong field is an error of the file.
+template <typename Read>
+auto from_manifest(const fs::path& folder, Read read) {
+  const json manifest = read_manifest(folder);
+  try {
+    return read(manifest);
+  } catch (const json::exception& error) {
+    throw_error(ErrorKind::kData, (folder / kManifest).string(), ": ", error.what());
   }
 }
 
-int64_t columns_of(const LogicalPiece& piece) {
-  return piece.shape.rank() == 1 ? 1 : piece.shape[1];
-}
-
-void write_tensors(Hdf5File& file, const std::string& group, const ParameterLayout& layout,
-                   const TensorView& flat) {
-  const std::vector<LogicalPiece> all_pieces = layout.pieces();
-  Buffer memory;
-  const float* values = on_host(flat, memory, Stream(flat.device)).as<float>();
-  std::vector<float> tensor;
-  for_each_tensor(all_pieces, [&](std::span<const LogicalPiece> pieces) {
-    tensor.clear();
-    for (const LogicalPiece& piece : pieces) {
-      const float* first = values + piece.offset;
-      tensor.insert(tensor.end(), first, first + piece.num_rows * columns_of(piece));
+/// The tensor files' names. Each rank verifies some of all files.
+std::vector<std::string> verified_tensor_files(const fs::path& folder, const Communicator& world) {
+  return from_manifest(folder, [&](const json& manifest) {
+    const auto tensor_files = manifest.at("tensor_files").get<std::vector<std::string>>();
+    std::vector<std::string> names = tensor_files;
+    names.insert(names.end(), {kConfig, kTokenizer});
+    for (size_t i = world.rank(); i < names.size(); i += world.size()) {
+      verify(folder, manifest, names[i]);
     }
-    file.write(group + pieces.front().name, view_of(tensor.data(), pieces.front().shape));
+    return tensor_files;
   });
 }
 
-void read_tensors(const Hdf5File& file, const std::string& group, const ParameterLayout& layout,
-                  const TensorView& flat) {
-  const std::vector<LogicalPiece> all_pieces = layout.pieces();
-  const Buffer host = flat.device == Device::kCpu ? Buffer() : Buffer(flat.shape, flat.dtype);
-  const TensorView on_host = flat.device == Device::kCpu ? flat : host.view();
-  float* values = on_host.as<float>();
-  size_t num_tensors = 0;
-  for_each_tensor(all_pieces, [&](std::span<const LogicalPiece> pieces) {
-    ++num_tensors;
-    const std::string name = group + pieces.front().name;
-    std::ostringstream wanted, found;
-    wanted << pieces.front().shape;
-    found << file.shape(name);
-    MIRABELLE_CHECK_DATA(wanted.str() == found.str(), file.path().string(), ": ", name, " is ",
-                         found.str(), ", the configuration wants ", wanted.str());
-    for (const LogicalPiece& piece : pieces) {
-      const Shape rows =
-          piece.shape.rank() == 1 ? Shape{piece.num_rows} : Shape{piece.num_rows, piece.shape[1]};
-      file.read_rows(name, piece.row_begin, view_of(values + piece.offset, rows));
-    }
-  });
-  const size_t stored = file.names(group.empty() ? "/" : group).size();
-  MIRABELLE_CHECK_DATA(stored == num_tensors, file.path().string(), ": holds ", stored,
-                       " tensors, the configuration wants ", num_tensors);
-  if (flat.device == Device::kCpu) return;
-  const Stream stream(flat.device);
-  copy(flat, on_host, stream);
-  stream.synchronize();
+std::string tensor_file_name(int rank, int num_ranks) {
+  char name[64];
+  std::snprintf(name, sizeof name, "tensors-%05d-of-%05d.h5", rank + 1, num_ranks);
+  return name;
+}
+
+/// Every rank runs `body`; then all throw what the first of those that failed has thrown.
+/// Collective.
+template <typename Body>
+void run_together(const Communicator& world, Body body) {
+  std::string failure;  // a digit for the kind, then the message
+  const auto describe = [](ErrorKind kind, const char* message) {
+    return std::to_string(static_cast<int>(kind)) + message;
+  };
+  try {
+    body();
+  } catch (const Error& error) {
+    failure = describe(error.kind(), error.what());
+  } catch (const std::exception& error) {
+    failure = describe(ErrorKind::kOther, error.what());
+  }
+  for (const std::string& text : all_gather_texts(world, failure)) {
+    if (!text.empty()) throw Error(static_cast<ErrorKind>(text[0] - '0'), text.substr(1));
+  }
 }
 
 std::vector<fs::path> list_checkpoints(const fs::path& output) {
@@ -154,58 +144,100 @@ std::optional<fs::path> best_checkpoint(const fs::path& output) {
 
 }  // namespace
 
-void write_checkpoint(const fs::path& folder, const TrainingState& state,
-                      const ParameterLayout& layout, const CheckpointTensors& tensors,
-                      const std::string& config_text, const fs::path& tokenizer_file) {
-  AtomicPath target(folder);
-  const fs::path& path = target.path();
-  fs::create_directories(path);
-  Hdf5File weights = Hdf5File::create(path / "weights.h5");
-  write_tensors(weights, "", layout, tensors.weights);
-  weights.close();
-  Hdf5File optimizer = Hdf5File::create(path / "optimizer.h5");
-  write_tensors(optimizer, "exp_avg/", layout, tensors.exp_avg);
-  write_tensors(optimizer, "exp_avg_sq/", layout, tensors.exp_avg_sq);
-  optimizer.close();
-  fs::copy_file(tokenizer_file, path / "tokenizer.h5");
-  write_text_file(path / "config.yaml", config_text);
-
-  json sums = json::object();
-  for (const char* name : {"config.yaml", "optimizer.h5", "tokenizer.h5", "weights.h5"}) {
-    sums[name] = sha256_of_file(path / name);
-  }
-  const json manifest = {{"schema", kSchema},
-                         {"version", kVersion},
-                         {"mirabelle", MIRABELLE_VERSION},
-                         {"state", to_json(state)},
-                         {"sha256", sums}};
-  write_text_file(path / "manifest.json", manifest.dump(2) + "\n");
-  target.commit();
-}
-
 TrainingState read_training_state(const fs::path& folder) {
-  const json manifest = read_manifest(folder);
-  try {
-    return state_from_json(manifest.at("state"));
-  } catch (const json::exception& error) {
-    throw_error(ErrorKind::kData, (folder / "manifest.json").string(), ": ", error.what());
-  }
+  return from_manifest(folder,
+                       [](const json& manifest) { return state_from_json(manifest.at("state")); });
 }
 
 std::string read_checkpoint_config(const fs::path& folder) {
-  return read_text_file(verified(folder, "config.yaml"));
+  verify(folder, read_manifest(folder), kConfig);
+  return read_text_file(folder / kConfig);
 }
 
 void read_checkpoint_tensors(const fs::path& folder, const ParameterLayout& layout,
-                             const CheckpointTensors& tensors) {
-  if (tensors.weights) {
-    read_tensors(Hdf5File::open(verified(folder, "weights.h5")), "", layout, tensors.weights);
+                             const CheckpointTensors& tensors, const Communicator& world) {
+  std::vector<std::string> files;
+  run_together(world, [&] { files = verified_tensor_files(folder, world); });
+  run_together(world, [&] { read_tensor_files(folder, files, layout, tensors); });
+}
+
+CheckpointWriter::CheckpointWriter(const Communicator& world, const ParameterLayout& layout,
+                                   const std::vector<FlatRange>& owned, fs::path tokenizer_file)
+    : world_(world),
+      tokenizer_file_(std::move(tokenizer_file)),
+      tensors_(owned_tensors(layout, owned)) {
+  int64_t num_owned = 0;
+  for (const FlatRange& range : owned) num_owned += range.size();
+  for (Buffer* buffer : {&weights_, &exp_avg_, &exp_avg_sq_}) {
+    *buffer = Buffer({num_owned}, DType::kFloat32);
   }
-  if (tensors.exp_avg || tensors.exp_avg_sq) {
-    const Hdf5File file = Hdf5File::open(verified(folder, "optimizer.h5"));
-    if (tensors.exp_avg) read_tensors(file, "exp_avg/", layout, tensors.exp_avg);
-    if (tensors.exp_avg_sq) read_tensors(file, "exp_avg_sq/", layout, tensors.exp_avg_sq);
+}
+
+CheckpointWriter::~CheckpointWriter() = default;
+
+CheckpointTensors CheckpointWriter::prepare() {
+  commit();
+  return {weights_.view(), exp_avg_.view(), exp_avg_sq_.view()};
+}
+
+void CheckpointWriter::start(const fs::path& folder, const TrainingState& state,
+                             const std::string& config_text) {
+  MIRABELLE_CHECK(!is_pending(), folder.string(), ": the checkpoint before is still being written");
+  run_together(world_, [&] {
+    if (world_.rank() != 0) return;
+    auto target = std::make_unique<AtomicPath>(folder);
+    fs::create_directory(target->path());
+    target_ = std::move(target);
+  });
+  state_ = state;
+  const fs::path path = broadcast_text(world_, target_ ? target_->path().string() : "", 0);
+  job_ = std::async(std::launch::async,
+                    [this, path, config_text] { return write_files(path, config_text); });
+}
+
+bool CheckpointWriter::is_written() const {
+  return is_pending() && job_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+}
+
+/// In the background, so without communication: this rank's files, and the SHA-256 of each as JSON.
+std::string CheckpointWriter::write_files(const fs::path& folder,
+                                          const std::string& config_text) const {
+  std::vector<std::string> names{tensor_file_name(world_.rank(), world_.size())};
+  write_tensor_file(folder / names[0], tensors_,
+                    {weights_.view(), exp_avg_.view(), exp_avg_sq_.view()});
+  if (world_.rank() == 0) {
+    std::error_code error;
+    fs::copy_file(tokenizer_file_, folder / kTokenizer, error);
+    MIRABELLE_CHECK_DATA(!error, tokenizer_file_.string(), ": cannot copy: ", error.message());
+    write_text_file(folder / kConfig, config_text);
+    names.insert(names.end(), {kConfig, kTokenizer});
   }
+  json sums = json::object();
+  for (const std::string& name : names) {
+    sync_to_disk(folder / name);
+    sums[name] = sha256_of_file(folder / name);
+  }
+  return sums.dump();
+}
+
+void CheckpointWriter::commit() {
+  if (!is_pending()) return;
+  const std::unique_ptr<AtomicPath> target = std::move(target_);  // removes the folder on an error
+  std::string my_sums;
+  run_together(world_, [&] { my_sums = job_.get(); });
+  json sums = json::object(), tensor_files = json::array();
+  for (const std::string& text : all_gather_texts(world_, my_sums)) sums.update(json::parse(text));
+  for (int rank = 0; rank < world_.size(); ++rank) {
+    tensor_files.push_back(tensor_file_name(rank, world_.size()));
+  }
+  const json manifest = {
+      {"schema", kSchema},        {"version", kVersion},          {"mirabelle", MIRABELLE_VERSION},
+      {"state", to_json(state_)}, {"tensor_files", tensor_files}, {"sha256", sums}};
+  run_together(world_, [&] {
+    if (world_.rank() != 0) return;
+    write_text_file(target->path() / kManifest, manifest.dump(2) + "\n");
+    target->commit();
+  });
 }
 
 std::optional<fs::path> newest_checkpoint(const fs::path& output) {
@@ -217,7 +249,7 @@ std::optional<fs::path> newest_checkpoint(const fs::path& output) {
 fs::path find_checkpoint(const fs::path& path) {
   MIRABELLE_CHECK_USAGE(!path.empty(),
                         "evaluation.checkpoint must name a checkpoint or a training output");
-  if (fs::exists(path / "manifest.json")) return path;
+  if (fs::exists(path / kManifest)) return path;
   if (const auto best = best_checkpoint(path)) return *best;
   if (const auto newest = newest_checkpoint(path)) return *newest;
   throw_error(ErrorKind::kUsage, path.string(),

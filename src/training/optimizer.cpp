@@ -1,5 +1,7 @@
 #include "mirabelle/training/optimizer.h"
 
+#include <algorithm>
+
 #include "mirabelle/core/copy.h"
 #include "mirabelle/core/profile_range.h"
 #include "mirabelle/kernels/adamw.h"
@@ -8,31 +10,64 @@
 
 namespace mirabelle {
 
-Optimizer::Optimizer(const ParameterLayout& layout, const TrainingConfig& config, DType dtype,
-                     Device device)
-    : num_decayed_(layout.num_matrix_elements()),
+Optimizer::Optimizer(const ParameterLayout& layout, const FlatPartition& partition,
+                     const GradientReducer& reducer, const TrainingConfig& config, DType dtype,
+                     Device device, const Communicator* everyone)
+    : reducer_(reducer),
       config_(config),
-      exp_avg_({layout.num_elements()}, wide(dtype), device),
-      exp_avg_sq_({layout.num_elements()}, wide(dtype), device),
-      grad_squares_({1}, DType::kFloat64, device) {
-  if (wide(dtype) != dtype) master_ = Buffer({layout.num_elements()}, wide(dtype), device);
+      everyone_(everyone),
+      num_decayed_(layout.num_matrix_elements()),
+      grad_squares_({1}, DType::kFloat64, device),
+      largest_({1}, DType::kFloat64, device),
+      fixed_point_({2}, DType::kInt64, device) {
+  if (reducer.is_sharded()) {
+    for (const Bucket& bucket : partition.buckets()) {
+      ranges_.push_back({bucket.owned, bucket.owned_offset, reducer.gradient(bucket)});
+    }
+  } else {
+    ranges_.push_back({{0, layout.num_elements()}, 0, reducer.gradients()});
+  }
+  for (const Range& range : ranges_) {
+    for (const FlatRange& primary : layout.primary_ranges()) {
+      const int64_t begin = std::max(primary.begin, range.flat.begin) - range.flat.begin;
+      const int64_t end = std::min(primary.end, range.flat.end) - range.flat.begin;
+      if (begin < end) counted_gradients_.push_back(range.gradient.rows(begin, end));
+    }
+  }
+  const int64_t num_updated =
+      reducer.is_sharded() ? partition.num_owned() : partition.num_elements();
+  range_squares_ =
+      Buffer({static_cast<int64_t>(counted_gradients_.size())}, DType::kFloat64, device);
+  exp_avg_ = Buffer({num_updated}, wide(dtype), device);
+  exp_avg_sq_ = Buffer({num_updated}, wide(dtype), device);
+  if (wide(dtype) != dtype) master_ = Buffer({num_updated}, wide(dtype), device);
 }
 
 void Optimizer::set_weights(const TensorView& weights, const TensorView& values,
                             const Stream& stream) {
-  copy(master(weights), values, stream);
-  round_weights(weights, stream);
-}
-
-void Optimizer::round_weights(const TensorView& weights, const Stream& stream) {
-  if (master_.view()) round_to(weights, master_.view(), stream);
+  Buffer on_device;
+  TensorView wide_values = values;
+  if (weights.device != values.device) {
+    on_device = Buffer(values.shape, values.dtype, weights.device);
+    copy(on_device.view(), values, stream);
+    wide_values = on_device.view();
+  }
+  if (master_.view()) {
+    round_to(weights, wide_values, stream);
+    for (const Range& range : ranges_) {
+      copy(master_.view().rows(range.offset, range.offset + range.flat.size()),
+           wide_values.rows(range.flat.begin, range.flat.end), stream);
+    }
+  } else {
+    copy(weights, wide_values, stream);
+  }
   stream.synchronize();
 }
 
-void Optimizer::update(const TensorView& weights, const TensorView& gradients, int64_t step,
-                       double learning_rate, const Stream& stream) {
-  const ProfileRange range("optimizer");
-  sum_of_squares(grad_squares_.view(), gradients, stream);
+void Optimizer::update(const TensorView& weights, int64_t step, double learning_rate,
+                       const Stream& stream) {
+  const ProfileRange profile("optimizer");
+  sum_squares(stream);
   AdamWStep scalars;
   scalars.learning_rate = learning_rate;
   scalars.beta1 = config_.beta1;
@@ -40,15 +75,73 @@ void Optimizer::update(const TensorView& weights, const TensorView& gradients, i
   scalars.epsilon = config_.epsilon;
   scalars.step = step + 1;
   if (config_.max_grad_norm > 0) scalars.max_grad_norm = config_.max_grad_norm;
-  auto update_range = [&](int64_t begin, int64_t end, double weight_decay) {
-    scalars.weight_decay = weight_decay;
-    adamw_update(weights.rows(begin, end),
-                 master_.view() ? master_.view().rows(begin, end) : TensorView{},
-                 exp_avg().rows(begin, end), exp_avg_sq().rows(begin, end),
-                 gradients.rows(begin, end), grad_squares_.view(), scalars, stream);
+  for (const Range& range : ranges_) {
+    const auto update_part = [&](int64_t begin, int64_t end, double weight_decay) {
+      if (begin >= end) return;
+      const auto own = [&](const Buffer& array) {
+        const int64_t shift = range.offset - range.flat.begin;
+        return array.view() ? array.view().rows(begin + shift, end + shift) : TensorView{};
+      };
+      scalars.weight_decay = weight_decay;
+      adamw_update(weights.rows(begin, end), own(master_), own(exp_avg_), own(exp_avg_sq_),
+                   range.gradient.rows(begin - range.flat.begin, end - range.flat.begin),
+                   grad_squares_.view(), scalars, stream);
+    };
+    const int64_t norms = std::clamp(num_decayed_, range.flat.begin, range.flat.end);
+    update_part(range.flat.begin, norms, config_.weight_decay);
+    update_part(norms, range.flat.end, 0);
+  }
+}
+
+/// In the reproducible mode as integers, which add up to the same sum in any order.
+void Optimizer::sum_squares(const Stream& stream) {
+  const TensorView& sum = grad_squares_.view();
+  if (config_.reproducible) {
+    fill_zero(largest_.view(), stream);
+    fill_zero(fixed_point_.view(), stream);
+    for (const TensorView& part : counted_gradients_) max_magnitude(largest_.view(), part, stream);
+    if (everyone_) everyone_->all_reduce(largest_.view(), ReduceOp::kMax, stream);
+    for (const TensorView& part : counted_gradients_) {
+      add_fixed_point_squares(fixed_point_.view(), part, largest_.view(), stream);
+    }
+    if (everyone_) everyone_->all_reduce(fixed_point_.view(), ReduceOp::kSum, stream);
+    return fixed_point_value(sum, fixed_point_.view(), largest_.view(), stream);
+  }
+  for (size_t i = 0; i < counted_gradients_.size(); ++i) {
+    const auto row = static_cast<int64_t>(i);
+    sum_of_squares(range_squares_.view().rows(row, row + 1), counted_gradients_[i], stream);
+  }
+  fill_zero(sum, stream);
+  add_sum(sum, range_squares_.view(), stream);
+  if (everyone_) everyone_->all_reduce(sum, ReduceOp::kSum, stream);
+}
+
+Optimizer::State Optimizer::state(const TensorView& weights, const Bucket& bucket) const {
+  const bool is_sharded = reducer_.is_sharded();
+  const int64_t offset = is_sharded ? bucket.owned_offset : bucket.owned.begin;
+  const auto own = [&](const Buffer& array) {
+    return array.view().rows(offset, offset + bucket.owned.size());
   };
-  update_range(0, num_decayed_, config_.weight_decay);
-  update_range(num_decayed_, weights.num_elements(), 0);
+  return {master_.view() ? own(master_) : weights.rows(bucket.owned.begin, bucket.owned.end),
+          own(exp_avg_), own(exp_avg_sq_)};
+}
+
+void Optimizer::set_state(const TensorView& weights, const State& values, const Stream& stream) {
+  set_weights(weights, values.master, stream);
+  for (const Range& range : ranges_) {
+    const auto put = [&](const Buffer& own, const TensorView& flat) {
+      copy(own.view().rows(range.offset, range.offset + range.flat.size()),
+           flat.rows(range.flat.begin, range.flat.end), stream);
+    };
+    put(exp_avg_, values.exp_avg);
+    put(exp_avg_sq_, values.exp_avg_sq);
+  }
+  stream.synchronize();
+}
+
+void Optimizer::reset(const Stream& stream) {
+  fill_zero(exp_avg_.view(), stream);
+  fill_zero(exp_avg_sq_.view(), stream);
 }
 
 }  // namespace mirabelle

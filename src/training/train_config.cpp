@@ -1,6 +1,7 @@
 #include "mirabelle/training/train_config.h"
 
 #include "mirabelle/core/error.h"
+#include "mirabelle/training/flat_partition.h"
 
 namespace mirabelle {
 
@@ -17,7 +18,15 @@ void TrainingConfig::visit(ConfigFields& fields) {
   fields.field("cuda_graph", cuda_graph,
                "on a GPU, launch a micro-batch as one recorded graph; false: kernel by kernel");
   fields.field("reproducible", reproducible,
-               "same seed, same bits on every run, at some cost in speed; the cpu always is");
+               "the same bits for every layout: any number of data- and tensor-parallel ranks, any "
+               "parallel.zero_stage, sequence_parallel and recompute; slower");
+  fields.field("reproducible_shards", reproducible_shards,
+               "with reproducible: shards that split sums are made of, a power of two that "
+               "parallel.tensor_parallel_size divides");
+  fields.field(
+      "recompute", recompute,
+      "activations that the backward pass computes again, for less memory: none, attention "
+      "(and norms and SwiGLU), or block (all but a block's input)");
   fields.field("micro_batch_tokens", micro_batch_tokens,
                "tokens of one part: what one forward and backward pass takes");
   fields.field("global_batch_tokens", global_batch_tokens,
@@ -40,6 +49,8 @@ void TrainingConfig::visit(ConfigFields& fields) {
                "stop after so many validations without a better NDCG@10; 0 = never");
   fields.field("checkpoint_every_steps", checkpoint_every_steps, "0 = only at the end");
   fields.field("keep_checkpoints", keep_checkpoints, "newest checkpoints to keep, beside the best");
+  fields.field("sentinel_every_steps", sentinel_every_steps,
+               "compare the parameters that ranks hold in common, bit by bit; 0 = never");
   fields.field("resume", resume, "go on from the newest checkpoint in output, if there is one");
 }
 
@@ -73,10 +84,43 @@ void TrainingConfig::check() const {
   MIRABELLE_CHECK_USAGE(warmup_steps >= 0 && log_every_steps > 0 && validation_every_steps >= 0 &&
                             validation_users > 0 && validation_beam_size >= 10 &&
                             early_stop_patience >= 0 && checkpoint_every_steps >= 0 &&
-                            keep_checkpoints >= 1,
+                            keep_checkpoints >= 1 && sentinel_every_steps >= 0,
                         "training: wanted log_every_steps, validation_users, keep_checkpoints > 0, "
                         "validation_beam_size >= 10 and the other counts >= 0");
+  model_recompute();
+  const auto is_power_of_two = [](int64_t n) { return n > 0 && (n & (n - 1)) == 0; };
+  MIRABELLE_CHECK_USAGE(is_power_of_two(reproducible_shards),
+                        "training.reproducible_shards must be a power of two, not ",
+                        reproducible_shards);
+  MIRABELLE_CHECK_USAGE(!reproducible || is_power_of_two(num_parts()),
+                        "training.reproducible wants a power of two of parts; "
+                        "training.global_batch_tokens / training.micro_batch_tokens is ",
+                        num_parts());
   MIRABELLE_CHECK_USAGE(!output.empty(), "training.output must name a folder");
+}
+
+Recompute TrainingConfig::model_recompute() const {
+  MIRABELLE_CHECK_USAGE(recompute == "none" || recompute == "attention" || recompute == "block",
+                        "training.recompute must be none, attention or block, not '", recompute,
+                        "'");
+  return recompute == "none"        ? Recompute::kNone
+         : recompute == "attention" ? Recompute::kAttention
+                                    : Recompute::kBlock;
+}
+
+ModelShare model_share(const TrainingConfig& training, const ParallelConfig& parallel, int64_t rank,
+                       int64_t world_size) {
+  const int64_t size = parallel.tensor_parallel_size;
+  MIRABELLE_CHECK_USAGE(world_size % size == 0, "parallel.tensor_parallel_size ", size,
+                        " does not divide the ", world_size, " ranks");
+  ModelShare share;
+  share.num_shards = training.reproducible ? training.reproducible_shards : size;
+  share.tensor_parallel_size = size;
+  share.tensor_parallel_rank = rank % size;
+  share.sequence_parallel = parallel.sequence_parallel;
+  share.reproducible = training.reproducible;
+  share.flat_multiple = FlatPartition::flat_multiple(world_size / size);
+  return share;
 }
 
 }  // namespace mirabelle

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <fstream>
 
-#include "mirabelle/comm/gradient_reducer.h"
+#include "mirabelle/core/activity.h"
 #include "mirabelle/core/copy.h"
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/files.h"
@@ -15,6 +15,7 @@
 #include "mirabelle/core/table.h"
 #include "mirabelle/kernels/reduce.h"
 #include "mirabelle/training/lr_schedule.h"
+#include "mirabelle/training/replica_check.h"
 
 namespace mirabelle {
 namespace fs = std::filesystem;
@@ -62,38 +63,94 @@ void move_aside(const fs::path& output) {
   spdlog::info("moved the finished run in {} to {}", output.string(), target.string());
 }
 
+GradientReducer::Options reducer_options(const TrainingConfig& config,
+                                         const ParallelConfig& parallel,
+                                         int64_t data_parallel_size) {
+  return {.zero_stage = parallel.zero_stage,
+          .reproducible = config.reproducible,
+          .parts_per_rank = config.num_parts() / data_parallel_size};
+}
+
+FlatPartition partition_of(const ParallelConfig& parallel, const ParameterLayout& layout,
+                           DType dtype, int64_t data_parallel_size, int64_t rank) {
+  const int64_t bucket_elements = (parallel.gradient_bucket_mib << 20) / size_in_bytes(wide(dtype));
+  return FlatPartition(layout, data_parallel_size, rank, bucket_elements);
+}
+
+/// All ranks between which the summed gradients are divided.
+const Communicator* norm_group(const ParallelConfig& parallel, const ParallelContext& ranks) {
+  const bool is_sharded = parallel.zero_stage > 0 && ranks.data().size() > 1;
+  if (is_sharded) return &ranks.world();
+  return ranks.tensor().size() > 1 ? &ranks.tensor() : nullptr;
+}
+
 }  // namespace
 
 Trainer::Trainer(const TrainingConfig& config, const ParallelConfig& parallel, Transformer& model,
-                 BatchLoader& loader, const Communicator& data_parallel, Validate validate,
+                 BatchLoader& loader, const ParallelContext& ranks, Validate validate,
                  fs::path tokenizer_file)
     : config_(config),
       parallel_(parallel),
       model_(model),
       loader_(loader),
-      group_(data_parallel),
+      ranks_(ranks),
       validate_(std::move(validate)),
-      tokenizer_file_(std::move(tokenizer_file)),
       stream_(model.device(), config.reproducible),
-      batches_(model.device(), config.micro_batch_tokens, config.max_sequence_tokens),
+      batches_(model.device(), model_limits(config, parallel, ranks.world().size()).max_tokens,
+               config.max_sequence_tokens, model.layout().share().token_multiple()),
       micro_step_(model, config.cuda_graph),
-      optimizer_(model.layout(), config, model.dtype(), model.device()),
+      partition_(partition_of(parallel, model.layout(), model.dtype(), ranks.data().size(),
+                              ranks.data().rank())),
+      reducer_(model, partition_, ranks.data(),
+               reducer_options(config, parallel, ranks.data().size())),
+      gatherer_(model.weights(), partition_, ranks.data()),
+      optimizer_(model.layout(), partition_, reducer_, config, model.dtype(), model.device(),
+                 norm_group(parallel, ranks)),
+      writer_(ranks.world(), model.layout(), partition_.owned_ranges(), std::move(tokenizer_file)),
+      part_losses_({parts_per_rank()}, DType::kFloat64, model.device()),
       start_(now_seconds()) {
-  MIRABELLE_CHECK_USAGE(config.num_parts() % group_.size() == 0,
-                        "training.global_batch_tokens / training.micro_batch_tokens is ",
-                        config.num_parts(), " parts, which must be divisible by the ",
-                        group_.size(), " data-parallel ranks");
   const Buffer values({model.layout().num_elements()}, wide(model.dtype()));
   initialize_weights(values.view(), model.layout(), model.config(), config.seed);
   optimizer_.set_weights(model.weights(), values.view(), stream_);
 }
 
+Transformer::Limits Trainer::model_limits(const TrainingConfig& config,
+                                          const ParallelConfig& parallel, int64_t world_size) {
+  const int64_t data_parallel_size = world_size / parallel.tensor_parallel_size;
+  MIRABELLE_CHECK_USAGE(config.num_parts() % data_parallel_size == 0,
+                        "training.global_batch_tokens / training.micro_batch_tokens is ",
+                        config.num_parts(), " parts, which must be divisible by the ",
+                        data_parallel_size, " data-parallel ranks");
+  const int64_t multiple = model_share(config, parallel, 0, world_size).token_multiple();
+  Transformer::Limits limits;
+  limits.max_tokens = (config.micro_batch_tokens + multiple - 1) / multiple * multiple;
+  limits.max_sequence_tokens = config.max_sequence_tokens;
+  limits.recompute = config.model_recompute();
+  limits.gradients = GradientReducer::storage(reducer_options(config, parallel, data_parallel_size),
+                                              data_parallel_size);
+  return limits;
+}
+
+void Trainer::add_to_plan(MemoryPlan& plan, const TrainingConfig& config,
+                          const ParallelConfig& parallel, const Transformer& model,
+                          int64_t world_size) {
+  const int64_t data_parallel_size = world_size / parallel.tensor_parallel_size;
+  const FlatPartition partition =
+      partition_of(parallel, model.layout(), model.dtype(), data_parallel_size, 0);
+  const GradientReducer::Options options = reducer_options(config, parallel, data_parallel_size);
+  const bool is_sharded = parallel.zero_stage > 0;
+  const int64_t sums = GradientReducer::bytes(options, partition, model.dtype());
+  if (sums > 0) plan.add("sums of gradients", sums);
+  plan.add("optimizer",
+           Optimizer::bytes(is_sharded ? partition.num_owned() : partition.num_elements(),
+                            model.dtype()));
+}
+
 /// This rank's parts of the step at cursor_, which moves on.
 BatchLoader::Step Trainer::load_step() {
   const ProfileRange range("load");
-  const int64_t parts_per_rank = config_.num_parts() / group_.size();
-  const int64_t first_part = group_.rank() * parts_per_rank;
-  return loader_.next_step(config_.num_parts(), first_part, first_part + parts_per_rank);
+  const int64_t first_part = ranks_.data().rank() * parts_per_rank();
+  return loader_.next_step(config_.num_parts(), first_part, first_part + parts_per_rank());
 }
 
 void Trainer::seek(const DataCursor& cursor) {
@@ -104,18 +161,20 @@ void Trainer::seek(const DataCursor& cursor) {
 
 /// The gradients of all parts, summed over the ranks.
 void Trainer::run_parts(const BatchLoader::Step& step) {
-  GradientReducer reducer(group_, parallel_.gradient_bucket_mib << 20);
-  const auto reduce = [&](const TensorView& range) { reducer.add(range, stream_); };
+  reducer_.begin_step(stream_);
   batches_.push(batch_view(step.parts.front()));
   for (size_t i = 0; i < step.parts.size(); ++i) {
     const ProfileRange range("micro-batch");
-    const bool is_last = i + 1 == step.parts.size();
-    if (!is_last) batches_.push(batch_view(step.parts[i + 1]));
-    micro_step_.run(batches_.pop(stream_),
-                    is_last && group_.size() > 1 ? Transformer::GradientsFinal(reduce) : nullptr,
-                    stream_);
+    if (i + 1 < step.parts.size()) batches_.push(batch_view(step.parts[i + 1]));
+    const auto part = static_cast<int64_t>(i);
+    PassHooks hooks = reducer_.hooks(part, stream_);
+    if (gatherer_.is_under_way()) {
+      hooks.weights_needed = [this](int64_t region) { gatherer_.wait_for(region, stream_); };
+    }
+    micro_step_.run(batches_.pop(stream_), hooks, stream_);
+    copy(part_losses_.view().rows(part, part + 1), model_.loss_sum(), stream_);
   }
-  reducer.finish(stream_);
+  reducer_.finish(stream_);
 }
 
 /// While a GPU works on the step, the host loads the next one; then it waits for it.
@@ -126,30 +185,47 @@ Trainer::StepResult Trainer::train_step(double learning_rate) {
   model_.begin_step(1.0 / static_cast<double>(step.num_tokens), static_cast<uint64_t>(config_.seed),
                     state_.step, stream_);
   run_parts(step);
-  optimizer_.update(model_.weights(), model_.gradients(), state_.step, learning_rate, stream_);
+  optimizer_.update(model_.weights(), state_.step, learning_rate, stream_);
+  if (reducer_.is_sharded()) gatherer_.start(stream_);
   cursor_ = loader_.cursor();
   loaded_ = load_step();
-
-  group_.synchronize(stream_);
-  double loss = 0, grad_squares = 0;
-  copy(view_of(&loss, {1}), model_.loss_sum(), stream_);
-  copy(view_of(&grad_squares, {1}), optimizer_.grad_squares(), stream_);
-  stream_.synchronize();
-  double sums[3] = {loss};  // over ranks: loss, FLOPs, rank 0 is out of time
-  for (const BatchLoader::Part& part : step.parts) {
-    sums[1] += model_.training_flops(sequence_lengths(part));
-  }
-  if (group_.rank() == 0) sums[2] = is_out_of_time();
-  group_.all_reduce(view_of(sums, {3}), ReduceOp::kSum, stream_);
-  StepResult result;
-  result.loss = sums[0] / static_cast<double>(step.num_tokens);
-  result.grad_norm = std::sqrt(grad_squares);
-  result.flops = sums[1];
-  result.out_of_time = sums[2] > 0;
+  ranks_.world().synchronize(stream_);
+  StepResult result = collect(step);
   MIRABELLE_CHECK(std::isfinite(result.loss), "the loss is ", result.loss, " at step ",
                   state_.step + 1, "; a lower training.learning_rate may help");
-  result.tokens = step.num_tokens;
   result.seconds = now_seconds() - start;
+  return result;
+}
+
+/// What all ranks must know of a step. The parts' losses are added in their order, wherever they
+/// were computed.
+Trainer::StepResult Trainer::collect(const BatchLoader::Step& step) {
+  const int64_t num_parts = config_.num_parts();
+  std::vector<double> losses(parts_per_rank()), sums(num_parts + 3);
+  double grad_squares = 0;
+  copy(view_of(losses), part_losses_.view(), stream_);
+  copy(view_of(&grad_squares, {1}), optimizer_.grad_squares(), stream_);
+  stream_.synchronize();
+  double& flops = sums[num_parts];
+  double& out_of_time = sums[num_parts + 1];
+  double& num_written = sums[num_parts + 2];
+  if (ranks_.tensor().rank() == 0) {
+    std::copy(losses.begin(), losses.end(), sums.begin() + ranks_.data().rank() * parts_per_rank());
+    for (const BatchLoader::Part& part : step.parts) {
+      flops += model_.training_flops(sequence_lengths(part));
+    }
+  }
+  if (ranks_.world().rank() == 0) out_of_time = is_out_of_time();
+  num_written = writer_.is_pending() && writer_.is_written();
+  ranks_.world().all_reduce(view_of(sums), ReduceOp::kSum, stream_);
+  StepResult result;
+  for (int64_t part = 0; part < num_parts; ++part) result.loss += sums[part];
+  result.loss /= static_cast<double>(step.num_tokens);
+  result.grad_norm = std::sqrt(grad_squares);
+  result.flops = flops;
+  result.out_of_time = out_of_time > 0;
+  result.checkpoint_is_written = num_written == ranks_.world().size();
+  result.tokens = step.num_tokens;
   return result;
 }
 
@@ -169,8 +245,8 @@ std::vector<Trainer::StepTiming> Trainer::time_steps(int64_t num_steps) {
     timings.push_back({result.seconds, result.tokens, result.flops});
   }
   config_.max_wall_seconds = limit;
-  fill_zero(optimizer_.exp_avg(), stream_);
-  fill_zero(optimizer_.exp_avg_sq(), stream_);
+  optimizer_.reset(stream_);
+  gatherer_.finish(stream_);
   seek(cursor);
   return timings;
 }
@@ -184,7 +260,7 @@ Trainer::TimePlan Trainer::plan_for_wall_time() {
   while (seconds.size() < 5 || (seconds.size() < 100 && seconds.size() * seconds.front() <
                                                             0.02 * config_.max_wall_seconds)) {
     seconds.push_back(time_steps(1).front().seconds);
-    group_.broadcast(view_of(&seconds.back(), {1}), 0, stream_);
+    ranks_.world().broadcast(view_of(&seconds.back(), {1}), 0, stream_);
   }
   std::nth_element(seconds.begin(), seconds.begin() + seconds.size() / 2, seconds.end());
   const double step_seconds = seconds[seconds.size() / 2];
@@ -193,7 +269,7 @@ Trainer::TimePlan Trainer::plan_for_wall_time() {
   if (validate_) validate_();
   validation_seconds_ = now_seconds() - before_validation;
   double measured[2] = {validation_seconds_, now_seconds() - start_};
-  group_.broadcast(view_of(measured, {2}), 0, stream_);
+  ranks_.world().broadcast(view_of(measured, {2}), 0, stream_);
   const double limit = config_.max_wall_seconds;
   const double affordable = kValidationShare * limit / std::max(measured[0], 1e-3);
   TimePlan plan;
@@ -202,7 +278,7 @@ Trainer::TimePlan Trainer::plan_for_wall_time() {
       kReserve * limit - static_cast<double>(plan.validations) * measured[0] - measured[1];
   plan.steps =
       std::clamp<int64_t>(static_cast<int64_t>(available / step_seconds), 1, config_.max_steps);
-  if (group_.rank() == 0) {
+  if (ranks_.world().rank() == 0) {
     spdlog::info(
         "a step takes {:.3f} s, a validation {:.1f} s: {} steps and {} validations fit "
         "in {:.0f} s",
@@ -222,9 +298,10 @@ void Trainer::set_schedule(int64_t max_steps, int64_t warmup_steps, int64_t vali
 
 json Trainer::run(const std::string& config_text) {
   prepare_output(config_text);
-  Progress progress("train", group_.rank() == 0, 30);
+  Progress progress("train", ranks_.world().rank() == 0, 30);
   std::string reason = reason_to_stop(false);
   while (reason.empty()) {
+    set_current_step(state_.step + 1);
     const double learning_rate = learning_rate_at(config_, state_.step);
     const StepResult result = train_step(learning_rate);
     ++state_.step;
@@ -233,6 +310,7 @@ json Trainer::run(const std::string& config_text) {
     state_.step_seconds += result.seconds;
     state_.seconds = seconds_before_start_ + now_seconds() - start_;
     last_loss_ = result.loss;
+    if (result.checkpoint_is_written) commit_checkpoint();
     if (state_.step % config_.log_every_steps == 0 || state_.step == 1 ||
         state_.step == config_.max_steps) {
       log_step(result, learning_rate);
@@ -242,58 +320,69 @@ json Trainer::run(const std::string& config_text) {
                         format_count(static_cast<int64_t>(static_cast<double>(state_.tokens) /
                                                           state_.step_seconds)) +
                         " tokens/s");
-    const bool ends = result.out_of_time || state_.step == config_.max_steps;
-    const int64_t every = config_.validation_every_steps;
-    if (validate_ && every > 0 && (state_.step % every == 0 || ends)) {
-      progress.clear();
-      validate_now();
-    }
+    const auto is_due = [&](int64_t every) { return every > 0 && state_.step % every == 0; };
+    if (is_due(config_.sentinel_every_steps)) compare_replicas();
+    const bool is_end = state_.step == config_.max_steps || result.out_of_time;
+    const bool validates = validate_ && config_.validation_every_steps > 0 &&
+                           (is_due(config_.validation_every_steps) || is_end);
+    if (validates) progress.clear();
+    const bool is_best = validates && validate_now();
     reason = reason_to_stop(result.out_of_time);
-    const int64_t save_every = config_.checkpoint_every_steps;
-    if (!reason.empty() || (save_every > 0 && state_.step % save_every == 0)) {
+    if (!reason.empty() || is_best || is_due(config_.checkpoint_every_steps)) {
       state_.finished = !reason.empty() && !result.out_of_time;
-      save_checkpoint();
+      save_checkpoint(is_best);
     }
   }
+  gatherer_.finish(stream_);
+  commit_checkpoint();
   const json result = summary(reason);
-  if (group_.rank() == 0) {
+  if (ranks_.world().rank() == 0) {
     write_text_file(fs::path(config_.output) / "summary.json", result.dump(2) + "\n");
   }
-  group_.barrier();
+  ranks_.world().barrier();
   return result;
 }
 
 void Trainer::prepare_output(const std::string& config_text) {
   config_text_ = config_text;
   const fs::path output = config_.output;
-  if (group_.rank() == 0) {
-    const auto newest = newest_checkpoint(output);
+  std::string newest;  // empty: begin anew. One rank looks, so that all see the same.
+  if (ranks_.world().rank() == 0) {
+    const auto found = newest_checkpoint(output);
     const bool has_metrics = fs::exists(output / "metrics.jsonl");
-    if (newest ? !config_.resume || read_training_state(*newest).finished : has_metrics) {
+    if (found ? !config_.resume || read_training_state(*found).finished : has_metrics) {
       move_aside(output);
+    } else if (found) {
+      newest = found->string();
     }
     fs::create_directories(output / "checkpoints");
     write_text_file(output / "config.yaml", config_text);
   }
-  group_.barrier();
+  newest = broadcast_text(ranks_.world(), newest, 0);
   state_ = {};
-  if (const auto newest = newest_checkpoint(output)) {
-    state_ = read_training_state(*newest);
-    read_checkpoint_tensors(
-        *newest, model_.layout(),
-        {optimizer_.master(model_.weights()), optimizer_.exp_avg(), optimizer_.exp_avg_sq()});
-    optimizer_.round_weights(model_.weights(), stream_);
-    if (group_.rank() == 0) {
-      truncate_metrics(output / "metrics.jsonl", state_.step);
-      spdlog::info("resume from {}", newest->string());
-    }
-  }
+  if (!newest.empty()) load_checkpoint(newest);
   seek(state_.cursor);
   seconds_before_start_ = state_.seconds;
 }
 
-void Trainer::validate_now() {
+void Trainer::load_checkpoint(const fs::path& folder) {
+  state_ = read_training_state(folder);
+  const Shape flat = {model_.layout().num_elements()};
+  const Buffer weights(flat, DType::kFloat32), exp_avg(flat, DType::kFloat32),
+      exp_avg_sq(flat, DType::kFloat32);
+  read_checkpoint_tensors(folder, model_.layout(),
+                          {weights.view(), exp_avg.view(), exp_avg_sq.view()}, ranks_.world());
+  optimizer_.set_state(model_.weights(), {weights.view(), exp_avg.view(), exp_avg_sq.view()},
+                       stream_);
+  if (ranks_.world().rank() != 0) return;
+  truncate_metrics(fs::path(config_.output) / "metrics.jsonl", state_.step);
+  spdlog::info("resume from {}", folder.string());
+}
+
+/// Whether the model is better than ever.
+bool Trainer::validate_now() {
   const double start = now_seconds();
+  gatherer_.finish(stream_);
   const ValidationFigures figures = validate_();
   validation_seconds_ = now_seconds() - start;
   state_.seconds = seconds_before_start_ + now_seconds() - start_;
@@ -303,12 +392,10 @@ void Trainer::validate_now() {
     state_.best_recall = figures.recall_at_10;
     state_.best_step = state_.step;
     state_.validations_since_best = 0;
-    save_checkpoint();
   } else {
     ++state_.validations_since_best;
   }
-  if (group_.rank() != 0) return;
-  if (is_best) mark_best_checkpoint(config_.output, state_.step);
+  if (ranks_.world().rank() != 0) return is_best;
   log_metrics({{"step", state_.step},
                {"validation",
                 {{"recall@10", figures.recall_at_10},
@@ -316,23 +403,50 @@ void Trainer::validate_now() {
                  {"seconds", validation_seconds_}}}});
   spdlog::info("step {}: loss {:.4f}, validation recall@10 {:.4f}, NDCG@10 {:.4f}{}", state_.step,
                last_loss_, figures.recall_at_10, figures.ndcg_at_10, is_best ? " (best)" : "");
+  return is_best;
 }
 
-void Trainer::save_checkpoint() {
-  const double start = now_seconds();
-  if (group_.rank() == 0) {
-    write_checkpoint(
-        checkpoint_folder(config_.output, state_.step), state_, model_.layout(),
-        {optimizer_.master(model_.weights()), optimizer_.exp_avg(), optimizer_.exp_avg_sq()},
-        config_text_, tokenizer_file_);
-    remove_old_checkpoints(config_.output, config_.keep_checkpoints);
+/// Training goes on as soon as the tensors are in host memory; commit_checkpoint() ends it.
+void Trainer::save_checkpoint(bool is_best) {
+  commit_checkpoint();
+  checkpoint_start_ = now_seconds();
+  checkpoint_is_best_ = is_best;
+  checkpoint_step_ = state_.step;
+  const CheckpointTensors host = writer_.prepare();
+  for (const Bucket& bucket : partition_.buckets()) {
+    const Optimizer::State device = optimizer_.state(model_.weights(), bucket);
+    const auto fetch = [&](const TensorView& to, const TensorView& from) {
+      copy(to.rows(bucket.owned_offset, bucket.owned_offset + bucket.owned.size()), from, stream_);
+    };
+    fetch(host.weights, device.master);
+    fetch(host.exp_avg, device.exp_avg);
+    fetch(host.exp_avg_sq, device.exp_avg_sq);
   }
-  group_.barrier();
-  checkpoint_seconds_ = now_seconds() - start;
+  ranks_.world().synchronize(stream_);
+  writer_.start(checkpoint_folder(config_.output, state_.step), state_, config_text_);
+}
+
+/// Waits for the checkpoint that is being written, if there is one.
+void Trainer::commit_checkpoint() {
+  if (!writer_.is_pending()) return;
+  writer_.commit();
+  checkpoint_seconds_ = now_seconds() - checkpoint_start_;
+  if (ranks_.world().rank() != 0) return;
+  if (checkpoint_is_best_) mark_best_checkpoint(config_.output, checkpoint_step_);
+  remove_old_checkpoints(config_.output, config_.keep_checkpoints);
+}
+
+/// Throws on every rank, and says where, if ranks hold different copies of a parameter.
+void Trainer::compare_replicas() {
+  gatherer_.finish(stream_);
+  const std::string difference = find_different_replicas(model_, ranks_.world(), stream_);
+  MIRABELLE_CHECK(difference.empty(), "after step ", state_.step, " ", difference,
+                  ": the ranks have lost step, so nothing that they compute from here on means "
+                  "anything; the newest checkpoint is the last that was compared or older");
 }
 
 void Trainer::log_step(const StepResult& result, double learning_rate) {
-  if (group_.rank() != 0) return;
+  if (ranks_.world().rank() != 0) return;
   log_metrics({{"step", state_.step},
                {"loss", result.loss},
                {"learning_rate", learning_rate},
@@ -381,7 +495,7 @@ json Trainer::summary(const std::string& reason) const {
           {"best_step", state_.best_step},
           {"best_validation_recall@10", state_.best_recall},
           {"best_validation_ndcg@10", state_.best_ndcg},
-          {"ranks", group_.size()},
+          {"ranks", ranks_.world().size()},
           {"version", MIRABELLE_VERSION}};
 }
 

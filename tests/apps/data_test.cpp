@@ -76,10 +76,17 @@ TEST_F(DataProgramTest, ImportsDescribesAndVerifiesAFolder) {
   EXPECT_EQ(result["split_hash"], Corpus(folder / "out").split_hash());
   EXPECT_NE(imported.out.find("in: 40 users, 9 items, 240 events in 1 shard"), std::string::npos)
       << imported.out;
-  const Outcome described = run("stats out --json stats.json");
+  const Outcome described =
+      run("stats out --json stats.json --part-tokens 24 --max-sequence-tokens 12 --levels 2 "
+          "--parts-per-step 3");
   ASSERT_EQ(described.exit_status, 0) << described.errors;
   EXPECT_NE(described.out.find("2017-07-14 to 2017-07-20"), std::string::npos) << described.out;
-  EXPECT_EQ(json::parse(read_text_file(folder / "stats.json"))["test_targets"], 40);
+  EXPECT_NE(described.out.find("40 in parts of 24 tokens, 3 per step"), std::string::npos);
+  EXPECT_NE(described.out.find("packed balanced"), std::string::npos);
+  const json stats = json::parse(read_text_file(folder / "stats.json"));
+  EXPECT_EQ(stats["test_targets"], 40);
+  EXPECT_EQ(stats["packing"]["num_levels"], 2);
+  EXPECT_EQ(stats["packing"]["max_sequence_tokens"], 12);
   const Outcome verified = run("--json verify.json verify out");
   ASSERT_EQ(verified.exit_status, 0) << verified.errors;
   EXPECT_NE(verified.out.find("out: whole; 40 users"), std::string::npos);
@@ -139,6 +146,7 @@ TEST_F(DataProgramTest, RefusesWrongArgumentsWithStatus2) {
                  "wanted NAME=FILE.npy");
   expect_failure(2, "import --events log.csv --memory-mib 0 --output out", "--memory-mib is 0");
   expect_failure(2, "synth", "synth wants --output");
+  expect_failure(2, "stats out --parts-per-step 0", "--parts-per-step");
 }
 
 TEST_F(DataProgramTest, RefusesBadDataWithStatus3AndLeavesNothing) {

@@ -173,7 +173,7 @@ TEST_F(TrainProgramTest, RefusesWhatCannotBeTrainedInOneLine) {
     EXPECT_EQ(output().find("mirabelle-train: "), output().rfind("mirabelle-train: ")) << output();
   };
   refused("--set training.learning_rat=1", 2, "training.learning_rate");
-  refused("--set parallel.tensor_parallel_size=2", 2, "tensor_parallel_size must be 1");
+  refused("--set parallel.tensor_parallel_size=0", 2, "tensor_parallel_size must be positive");
   refused("--set model.num_heads=5", 2, "model.hidden_size 32");
   refused("--set data.corpus=", 2, "data.corpus");
   refused(

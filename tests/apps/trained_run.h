@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "mirabelle/config/config.h"
+#include "mirabelle/core/copy.h"
 #include "mirabelle/core/files.h"
 #include "mirabelle/model/transformer.h"
 #include "mirabelle/tokenizer/tokenizer_file.h"
@@ -51,15 +52,17 @@ class TrainedRun : public ::testing::Test {
     const Transformer model(config.model, tokenizer.ids.vocab_size(),
                             tokenizer.ids.padded_vocab_size(), DType::kFloat32, {8, 8, false});
     initialize_weights(model.weights(), model.layout(), config.model, 1);
-    const Buffer moments({model.layout().num_elements()}, DType::kFloat32);
     TrainingState state;
     state.step = 30;
     state.tokens = 1000;
     state.seconds = 9;
     state.step_seconds = 4;
-    write_checkpoint(checkpoint_folder(folder / "train", 30), state, model.layout(),
-                     {model.weights(), moments.view(), moments.view()}, to_yaml(config),
-                     folder / "tokenizer.h5");
+    const std::unique_ptr<Communicator> self = make_self_communicator();
+    CheckpointWriter writer(*self, model.layout(), {{0, model.layout().num_elements()}},
+                            folder / "tokenizer.h5");
+    copy(writer.prepare().weights, model.weights(), Stream());
+    writer.start(checkpoint_folder(folder / "train", 30), state, to_yaml(config));
+    writer.commit();
     write_text_file(folder / "train" / "metrics.jsonl",
                     "{\"step\": 10, \"loss\": 3.5}\n{\"step\": 20, \"loss\": 3.25}\n");
   }

@@ -90,7 +90,9 @@ TEST(ConfigTest, TheWrittenConfigurationReadsBackTheSame) {
 
 TEST(ConfigTest, ChecksWhatItReads) {
   EXPECT_THROW(config_from_yaml("model: {hidden_size: 130}", "config.yaml"), Error);
-  EXPECT_THROW(config_from_yaml("parallel: {tensor_parallel_size: 2}", "config.yaml"), Error);
+  EXPECT_THROW(config_from_yaml("parallel: {tensor_parallel_size: 0}", "config.yaml"), Error);
+  EXPECT_THROW(config_from_yaml("parallel: {zero_stage: 3}", "config.yaml"), Error);
+  EXPECT_THROW(config_from_yaml("parallel: {fault_timeout_seconds: -1}", "config.yaml"), Error);
 }
 
 TEST(ConfigTest, SectionsReferToTheirConfig) {

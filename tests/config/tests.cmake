@@ -8,3 +8,10 @@ mirabelle_test(run_main_test SOURCES config/run_main_test.cpp LIBS mirabelle_cor
 add_dependencies(run_main_test run_main_program)
 target_compile_definitions(run_main_test PRIVATE
   RUN_MAIN_PROGRAM="$<TARGET_FILE:run_main_program>" MPIEXEC="${MPIEXEC_EXECUTABLE}")
+
+add_executable(fault_program ${CMAKE_CURRENT_LIST_DIR}/fault_program.cpp)
+target_link_libraries(fault_program PRIVATE mirabelle_config)
+mirabelle_test(fault_test SOURCES config/fault_test.cpp LIBS mirabelle_core)
+add_dependencies(fault_test fault_program)
+target_compile_definitions(fault_test PRIVATE
+  FAULT_PROGRAM="$<TARGET_FILE:fault_program>" MPIEXEC="${MPIEXEC_EXECUTABLE}")

@@ -111,6 +111,23 @@ TEST_F(Hdf5FileTest, RefusesRowsThatAreNotThere) {
   expect_data_error("of shape [3]", [&] { file.read_rows("x", 0, view_of(rows.data(), {3})); });
 }
 
+TEST_F(Hdf5FileTest, RowsOfADatasetAreWrittenInAnyOrder) {
+  std::vector<float> values(20);
+  std::iota(values.begin(), values.end(), 0.0f);
+  const Hdf5File file = written([&](Hdf5File& f) {
+    f.create_dataset("group/x", {10, 2}, DType::kFloat32);
+    f.write_rows("group/x", 7, view_of(values.data() + 14, {3, 2}));
+    f.write_rows("group/x", 0, view_of(values.data(), {7, 2}));
+    f.write_rows("group/x", 10, view_of(values.data(), {0, 2}));
+    expect_data_error("dataset group/x: has shape [10, 2], wanted rows [8, 11) of shape [3, 2]",
+                      [&] {
+                        f.write_rows("group/x", 8, view_of(values.data(), {3, 2}));
+                      });
+  });
+  EXPECT_EQ(file.shape("group/x"), (Shape{10, 2}));
+  EXPECT_EQ(file.read<float>("group/x"), values);
+}
+
 TEST_F(Hdf5FileTest, AppendingRowsGrowsTheDataset) {
   std::vector<float> values(2 * 300000);
   std::iota(values.begin(), values.end(), 0.0f);  // several chunks of 1 MiB

@@ -3,9 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
 
 #include "mirabelle/core/files.h"
 #include "mirabelle/core/hdf5_file.h"
+#include "support/errors.h"
+#include "support/logical_values.h"
 #include "support/temporary_folder.h"
 #include "support/tiny_model.h"
 
@@ -20,19 +24,12 @@ TransformerConfig grouped_config() {
   return config;
 }
 
+constexpr const char* kTensorFile = "tensors-00001-of-00001.h5";
+
 class CheckpointTest : public ::testing::Test {
  protected:
-  CheckpointTest()
-      : layout_(grouped_config(), 32),
-        weights_({layout_.num_elements()}, DType::kFloat32),
-        exp_avg_({layout_.num_elements()}, DType::kFloat32),
-        exp_avg_sq_({layout_.num_elements()}, DType::kFloat32) {
-    for (int64_t i = 0; i < layout_.num_elements(); ++i) {
-      weights_.view().as<float>()[i] = static_cast<float>(i);
-      exp_avg_.view().as<float>()[i] = static_cast<float>(-i);
-      exp_avg_sq_.view().as<float>()[i] = static_cast<float>(2 * i);
-    }
-    write_text_file(folder_.path() / "tokenizer.h5", "the tokenizer");
+  CheckpointTest() : layout_(grouped_config(), 32), world_(make_self_communicator()) {
+    write_text_file(tokenizer_, "the tokenizer");
     state_.step = 12;
     state_.cursor = {3, 4, 5};
     state_.tokens = 678;
@@ -42,42 +39,68 @@ class CheckpointTest : public ::testing::Test {
     state_.best_step = 8;
   }
 
-  fs::path write(const fs::path& output, int64_t step) {
-    state_.step = step;
-    const fs::path folder = checkpoint_folder(output, step);
-    write_checkpoint(folder, state_, layout_,
-                     {weights_.view(), exp_avg_.view(), exp_avg_sq_.view()}, "a: 1\n",
-                     folder_.path() / "tokenizer.h5");
+  /// The values of these ranges, one after the other.
+  static void fill(const CheckpointTensors& into, const ParameterLayout& layout,
+                   const std::vector<FlatRange>& owned) {
+    const auto copy = [&](const TensorView& to, float scale) {
+      const std::vector<float> flat = testing::logical_values(layout, scale);
+      float* next = to.as<float>();
+      for (const FlatRange& range : owned) {
+        next = std::copy(flat.begin() + range.begin, flat.begin() + range.end, next);
+      }
+    };
+    copy(into.weights, 1);
+    copy(into.exp_avg, -1);
+    copy(into.exp_avg_sq, 0.5);
+  }
+  fs::path write(const fs::path& folder, const ParameterLayout& layout,
+                 const std::vector<FlatRange>& owned) {
+    CheckpointWriter writer(*world_, layout, owned, tokenizer_);
+    fill(writer.prepare(), layout, owned);
+    writer.start(folder, state_, "a: 1\n");
+    writer.commit();
     return folder;
   }
-  std::string refusal(const fs::path& folder, const ParameterLayout& layout) {
+  fs::path write(const fs::path& output, int64_t step) {
+    state_.step = step;
+    return write(checkpoint_folder(output, step), layout_, whole(layout_));
+  }
+  static std::vector<FlatRange> whole(const ParameterLayout& layout) {
+    return {{0, layout.num_elements()}};
+  }
+
+  void read(const fs::path& folder, const ParameterLayout& layout,
+            const CheckpointTensors& tensors) {
+    read_checkpoint_tensors(folder, layout, tensors, *world_);
+  }
+  void expect_to_read_all(const fs::path& folder, const ParameterLayout& layout) {
+    std::vector<float> weights(layout.num_elements()), exp_avg = weights, exp_avg_sq = weights;
+    read(folder, layout, {view_of(weights), view_of(exp_avg), view_of(exp_avg_sq)});
+    EXPECT_EQ(weights, testing::logical_values(layout));
+    EXPECT_EQ(exp_avg, testing::logical_values(layout, -1));
+    EXPECT_EQ(exp_avg_sq, testing::logical_values(layout, 0.5));
+  }
+  void expect_refusal(const std::string& part, const fs::path& folder,
+                      const ParameterLayout& layout) {
     const Buffer into({layout.num_elements()}, DType::kFloat32);
-    try {
-      read_checkpoint_tensors(folder, layout, {into.view(), into.view(), {}});
-    } catch (const Error& error) {
-      EXPECT_EQ(error.kind(), ErrorKind::kData);
-      return error.what();
-    }
-    return "accepted";
+    testing::expect_error(ErrorKind::kData, part, [&] {
+      read(folder, layout, {into.view(), into.view(), {}});
+    });
+  }
+  std::vector<float> stored(const fs::path& folder, const std::string& name) {
+    return Hdf5File::open(folder / kTensorFile).read<float>(name);
   }
 
   testing::TemporaryFolder folder_;
+  const fs::path tokenizer_ = folder_ / "tokenizer.h5";
   ParameterLayout layout_;
-  Buffer weights_, exp_avg_, exp_avg_sq_;
+  std::unique_ptr<Communicator> world_;
   TrainingState state_;
 };
 
 TEST_F(CheckpointTest, GivesBackEveryBit) {
   const fs::path folder = write(folder_.path(), 12);
-  const Buffer weights({layout_.num_elements()}, DType::kFloat32);
-  const Buffer exp_avg({layout_.num_elements()}, DType::kFloat32);
-  const Buffer exp_avg_sq({layout_.num_elements()}, DType::kFloat32);
-  read_checkpoint_tensors(folder, layout_, {weights.view(), exp_avg.view(), exp_avg_sq.view()});
-  for (int64_t i = 0; i < layout_.num_elements(); ++i) {
-    ASSERT_EQ(weights.view().as<float>()[i], i);
-    ASSERT_EQ(exp_avg.view().as<float>()[i], -i);
-    ASSERT_EQ(exp_avg_sq.view().as<float>()[i], 2 * i);
-  }
+  expect_to_read_all(folder, layout_);
   const TrainingState state = read_training_state(folder);
   EXPECT_EQ(state.step, 12);
   EXPECT_EQ(state.cursor, (DataCursor{3, 4, 5}));
@@ -91,14 +114,29 @@ TEST_F(CheckpointTest, GivesBackEveryBit) {
   EXPECT_EQ(read_text_file(folder / "tokenizer.h5"), "the tokenizer");
 }
 
+TEST_F(CheckpointTest, ReadsOnlyWhatIsWanted) {
+  const fs::path folder = write(folder_.path(), 1);
+  std::vector<float> exp_avg(layout_.num_elements());
+  read(folder, layout_, {.weights = {}, .exp_avg = view_of(exp_avg), .exp_avg_sq = {}});
+  EXPECT_EQ(exp_avg, testing::logical_values(layout_, -1));
+}
+
 TEST_F(CheckpointTest, StoresLogicalTensorsInTheirOwnOrder) {
-  const Hdf5File file = Hdf5File::open(write(folder_.path(), 1) / "weights.h5");
-  const std::string layer = "model.layers.1.self_attn.";
+  CheckpointWriter writer(*world_, layout_, whole(layout_), tokenizer_);
+  float* weights = writer.prepare().weights.as<float>();
+  for (int64_t i = 0; i < layout_.num_elements(); ++i) weights[i] = static_cast<float>(i);
+  writer.start(folder_ / "checkpoint", state_, "");
+  writer.commit();
+  const Hdf5File file = Hdf5File::open(folder_ / "checkpoint" / kTensorFile);
+  const std::string layer = "weights/model.layers.1.self_attn.";
   const int64_t hidden = 24, head_dim = 6, group = 2;
+  EXPECT_EQ(file.shape(layer + "q_proj.weight"), (Shape{24, 24}));
+  EXPECT_EQ(file.shape(layer + "o_proj.weight"), (Shape{24, 24}));
+  EXPECT_EQ(file.shape("weights/model.norm.weight"), Shape{24});
+  EXPECT_EQ(file.shape("exp_avg_sq/model.embed_tokens.weight"), (Shape{32, 24}));
   const std::vector<float> query = file.read<float>(layer + "q_proj.weight");
   const std::vector<float> key = file.read<float>(layer + "k_proj.weight");
   const std::vector<float> value = file.read<float>(layer + "v_proj.weight");
-  ASSERT_EQ(query.size(), 24u * 24);
   ASSERT_EQ(key.size(), 12u * 24);
   // storage: per key/value head its two query heads, then the key, then the value
   const int64_t start = layout_.layers()[1].qkv;
@@ -110,50 +148,214 @@ TEST_F(CheckpointTest, StoresLogicalTensorsInTheirOwnOrder) {
   EXPECT_EQ(value[head_dim * hidden + 1], second_head + (group + 1) * head_dim * hidden + 1);
 }
 
+TEST_F(CheckpointTest, TheOrderOfOwnedRangesDoesNotMatter) {
+  const int64_t cut = 1001, later_cut = 1002;  // in the middle of rows
+  const fs::path folder = write(folder_ / "checkpoint", layout_,
+                                {{later_cut, layout_.num_elements()}, {cut, later_cut}, {0, cut}});
+  expect_to_read_all(folder, layout_);
+  const Hdf5File file = Hdf5File::open(folder / kTensorFile);
+  EXPECT_EQ(file.shape("weights/model.layers.0.self_attn.q_proj.weight"), (Shape{24, 24}));
+}
+
+TEST_F(CheckpointTest, DescribesTheRegionsOfASplitModel) {
+  // four shards and two key/value heads: shards 0 and 1 hold the first, of which 1 has a copy
+  const ParameterLayout first_half(
+      grouped_config(), 32, {.num_shards = 4, .tensor_parallel_size = 2, .flat_multiple = 7});
+  const fs::path folder = write(folder_ / "checkpoint", first_half, whole(first_half));
+  const Hdf5File file = Hdf5File::open(folder / kTensorFile);
+  const auto index = nlohmann::json::parse(file.read_text("index"));
+  const auto expect_regions = [&](const std::string& name, const std::string& shape,
+                                  const std::string& regions) {
+    EXPECT_EQ(index.at(name).at("shape").dump(), shape);
+    EXPECT_EQ(index.at(name).at("regions").dump(), regions) << name;
+  };
+  const std::string layer = "model.layers.0.";
+  expect_regions("model.embed_tokens.weight", "[32,24]", "[[0,32,0,24,0,384]]");
+  expect_regions(layer + "self_attn.q_proj.weight", "[24,24]", "[[0,24,0,24,0,288]]");
+  expect_regions(layer + "self_attn.k_proj.weight", "[12,24]", "[[0,12,0,24,0,144]]");
+  expect_regions(layer + "self_attn.o_proj.weight", "[24,24]",
+                 "[[0,24,0,6,0,144],[0,24,6,12,0,144]]");
+  expect_regions(layer + "input_layernorm.weight", "[24]", "[[0,24,0,1,0,24]]");
+  EXPECT_EQ(file.shape("weights/" + layer + "self_attn.o_proj.weight"), Shape{288});
+  EXPECT_EQ(file.shape("weights/" + layer + "input_layernorm.weight"), Shape{24});
+  expect_refusal("of weights/model.embed_tokens.weight there are 384 elements, wanted 768", folder,
+                 layout_);
+  expect_to_read_all(folder, first_half);  // with the copies
+}
+
+TEST_F(CheckpointTest, ManyShardsOnOneRankAreReadAsOne) {
+  const ParameterLayout shards(grouped_config(), 32, {.num_shards = 4, .flat_multiple = 7});
+  const fs::path folder = write(folder_ / "checkpoint", shards, whole(shards));
+  expect_to_read_all(folder, shards);
+  expect_to_read_all(folder, layout_);
+  expect_to_read_all(write(folder_ / "another", layout_, whole(layout_)), shards);
+}
+
+TEST_F(CheckpointTest, LongTensorsAreWrittenAndReadInSlices) {
+  TransformerConfig config = grouped_config();
+  config.ffn_hidden_size = 60000;  // a slice is 2^20 elements: 43690 rows of 24, or 17 of 60000
+  config.num_layers = 1;
+  const int64_t vocabulary = 64000;
+  const ParameterLayout one(config, vocabulary), two(config, vocabulary, {.num_shards = 2});
+  const auto expect_equal = [&](const ParameterLayout& layout, const fs::path& folder) {
+    std::vector<float> weights(layout.num_elements());
+    read(folder, layout, {.weights = view_of(weights), .exp_avg = {}, .exp_avg_sq = {}});
+    EXPECT_TRUE(weights == testing::logical_values(layout));
+  };
+  const fs::path of_one =
+      write(folder_ / "one", one, {{1500000, one.num_elements()}, {0, 1500000}});
+  const fs::path of_two =
+      write(folder_ / "two", two, {{1500000, two.num_elements()}, {0, 1500000}});
+  expect_equal(one, of_one);
+  expect_equal(two, of_one);
+  expect_equal(one, of_two);
+}
+
+TEST_F(CheckpointTest, WritesInTheBackground) {
+  CheckpointWriter writer(*world_, layout_, whole(layout_), tokenizer_);
+  EXPECT_FALSE(writer.is_pending());
+  EXPECT_FALSE(writer.is_written());
+  writer.commit();  // nothing
+  std::vector<float> training = testing::logical_values(layout_);
+  std::copy(training.begin(), training.end(), writer.prepare().weights.as<float>());
+  const fs::path first = folder_ / "first", second = folder_ / "second";
+  writer.start(first, state_, "");
+  std::fill(training.begin(), training.end(), 0.0f);  // the next step
+  state_.step = 99;
+  EXPECT_TRUE(writer.is_pending());
+  EXPECT_FALSE(fs::exists(first));
+  testing::expect_error("is still being written", [&] { writer.start(second, state_, ""); });
+  while (!writer.is_written()) std::this_thread::yield();
+  EXPECT_TRUE(writer.is_pending());
+  EXPECT_FALSE(fs::exists(first));
+  const CheckpointTensors memory = writer.prepare();
+  EXPECT_FALSE(writer.is_pending());
+  EXPECT_FALSE(writer.is_written());
+  EXPECT_EQ(read_training_state(first).step, 12);
+  read(first, layout_, {.weights = view_of(training), .exp_avg = {}, .exp_avg_sq = {}});
+  EXPECT_EQ(training, testing::logical_values(layout_));
+
+  memory.weights.as<float>()[0] = 5;
+  writer.start(second, state_, "");
+  writer.commit();
+  EXPECT_EQ(stored(second, "weights/model.embed_tokens.weight")[0], 5);
+  EXPECT_EQ(stored(first, "weights/model.embed_tokens.weight")[0], 1);
+}
+
+TEST_F(CheckpointTest, WithoutACommitNothingIsLeft) {
+  const fs::path folder = folder_ / "run" / "checkpoint";
+  {
+    CheckpointWriter writer(*world_, layout_, whole(layout_), tokenizer_);
+    writer.prepare();
+    writer.start(folder, state_, "");
+  }
+  EXPECT_TRUE(fs::is_empty(folder.parent_path()));
+}
+
+TEST_F(CheckpointTest, ReplacesWhatAKilledRunLeft) {
+  const fs::path folder = checkpoint_folder(folder_.path(), 1);
+  write_text_file(fs::path(folder.string() + ".partial") / "tensors-00002-of-00002.h5", "junk");
+  write(folder_.path(), 1);
+  EXPECT_FALSE(fs::exists(folder.string() + ".partial"));
+  EXPECT_FALSE(fs::exists(folder / "tensors-00002-of-00002.h5"));
+}
+
 TEST_F(CheckpointTest, RefusesAnEditedFile) {
   const fs::path folder = write(folder_.path(), 1);
-  std::fstream file(folder / "weights.h5", std::ios::in | std::ios::out | std::ios::binary);
+  std::fstream file(folder / kTensorFile, std::ios::in | std::ios::out | std::ios::binary);
   file.seekp(5000);
   file.put('x');
   file.close();
-  const std::string message = refusal(folder, layout_);
-  EXPECT_NE(message.find("weights.h5: its SHA-256"), std::string::npos) << message;
+  expect_refusal(std::string(kTensorFile) + ": its SHA-256", folder, layout_);
 }
 
 TEST_F(CheckpointTest, RefusesATruncatedFile) {
   const fs::path folder = write(folder_.path(), 1);
-  fs::resize_file(folder / "optimizer.h5", 3000);
-  const std::string message = refusal(folder, layout_);
-  EXPECT_NE(message.find("optimizer.h5: its SHA-256"), std::string::npos) << message;
+  fs::resize_file(folder / kTensorFile, 3000);
+  expect_refusal(std::string(kTensorFile) + ": its SHA-256", folder, layout_);
+}
+
+TEST_F(CheckpointTest, RefusesAMissingFile) {
+  for (const char* name : {kTensorFile, "config.yaml", "tokenizer.h5", "manifest.json"}) {
+    const fs::path folder = write(folder_ / "without" / name, 1);
+    fs::remove(folder / name);
+    expect_refusal(std::string(name) + ": cannot read", folder, layout_);
+  }
+}
+
+TEST_F(CheckpointTest, IgnoresFilesThatAreNotItsOwn) {
+  const fs::path folder = write(folder_.path(), 1);
+  write_text_file(folder / "tensors-00002-of-00002.h5", "junk");
+  expect_to_read_all(folder, layout_);
+}
+
+TEST_F(CheckpointTest, RefusesFilesThatAreNotInTheManifest) {
+  const fs::path folder = write(folder_.path(), 1);
+  auto manifest = nlohmann::json::parse(read_text_file(folder / "manifest.json"));
+  const auto write_manifest = [&] { write_text_file(folder / "manifest.json", manifest.dump()); };
+  manifest["sha256"].erase(kTensorFile);
+  write_manifest();
+  expect_refusal(std::string(kTensorFile) + ": its SHA-256", folder, layout_);
+  manifest["tensor_files"] = nlohmann::json::array();
+  write_manifest();
+  expect_refusal("there are 0 elements", folder, layout_);
+  manifest["tensor_files"] = "none";
+  write_manifest();
+  expect_refusal("manifest.json: ", folder, layout_);
+}
+
+TEST_F(CheckpointTest, RefusesAnIndexThatMakesNoSense) {
+  const fs::path folder = write(folder_.path(), 1);
+  auto manifest = nlohmann::json::parse(read_text_file(folder / "manifest.json"));
+  const auto expect_refusal_of = [&](const std::string& index, const std::string& part) {
+    Hdf5File file = Hdf5File::create(folder / kTensorFile);
+    file.write_text("index", index);
+    file.close();
+    manifest["sha256"][kTensorFile] = sha256_of_file(folder / kTensorFile);
+    write_text_file(folder / "manifest.json", manifest.dump());
+    expect_refusal(part, folder, layout_);
+  };
+  const std::string file = std::string(kTensorFile) + ": dataset ";
+  const auto norm = [](const std::string& shape, const std::string& region) {
+    return R"({"model.norm.weight": {"shape": [)" + shape + R"(], "regions": [[)" + region + "]]}}";
+  };
+  expect_refusal_of("{", file + "index: ");
+  expect_refusal_of(R"({"model.norm.weight": {}})", file + "index: ");
+  expect_refusal_of(norm("24", "0, 24, 0, 1, 0"), file + "index: ");
+  expect_refusal_of(norm("", "0, 24, 0, 1, 0, 24"), "has 0 axes, wanted 1 or 2");
+  expect_refusal_of(norm("2, 3, 4", "0, 24, 0, 1, 0, 24"), "has 3 axes");
+  for (const char* region : {"0,25,0,1,0,24", "-1,24,0,1,0,24", "0,24,0,2,0,24", "0,24,1,1,0,0",
+                             "0,24,0,1,0,25", "0,24,0,1,5,5", "24,0,0,1,0,24"}) {
+    expect_refusal_of(norm("24", region),
+                      "model.norm.weight of shape [24] has no region [" + std::string(region));
+  }
+  expect_refusal_of(norm("24", "0,24,0,1,0,24"), file + "weights/model.norm.weight: missing");
 }
 
 TEST_F(CheckpointTest, RefusesAnotherModel) {
   const fs::path folder = write(folder_.path(), 1);
   TransformerConfig wider = grouped_config();
   wider.ffn_hidden_size = 48;
-  EXPECT_NE(refusal(folder, ParameterLayout(wider, 32)).find("gate_proj.weight is [40, 24]"),
-            std::string::npos);
+  expect_refusal("down_proj.weight is [24, 40], the configuration wants [24, 48]", folder,
+                 ParameterLayout(wider, 32));
   TransformerConfig deeper = grouped_config();
   deeper.num_layers = 3;
-  EXPECT_NE(refusal(folder, ParameterLayout(deeper, 32)).find("model.layers.2"), std::string::npos);
+  expect_refusal("of weights/model.layers.2.", folder, ParameterLayout(deeper, 32));
   TransformerConfig shallower = grouped_config();
   shallower.num_layers = 1;
-  EXPECT_NE(refusal(folder, ParameterLayout(shallower, 32)).find("holds 20 tensors"),
-            std::string::npos);
+  expect_refusal("holds 20 tensors, the configuration wants 11", folder,
+                 ParameterLayout(shallower, 32));
 }
 
 TEST_F(CheckpointTest, RefusesAnotherVersionAndOtherFolders) {
   const fs::path folder = write(folder_.path(), 1);
   std::string manifest = read_text_file(folder / "manifest.json");
-  const std::string version = "\"version\": 1";
+  const std::string version = "\"version\": 2";
   write_text_file(folder / "manifest.json",
-                  manifest.replace(manifest.find(version), version.size(), "\"version\": 2"));
-  try {
-    read_training_state(folder);
-    FAIL() << "accepted";
-  } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("version 2, wanted 1"), std::string::npos);
-  }
+                  manifest.replace(manifest.find(version), version.size(), "\"version\": 1"));
+  testing::expect_error(ErrorKind::kData, "version 1, wanted 2",
+                        [&] { read_training_state(folder); });
+  expect_refusal("version 1, wanted 2", folder, layout_);
   write_text_file(folder / "manifest.json", "[1, 2");
   EXPECT_THROW(read_training_state(folder), Error);
   EXPECT_THROW(read_training_state(folder_.path()), Error);
@@ -181,11 +383,25 @@ TEST_F(CheckpointTest, FindsTheBestElseTheNewest) {
 
 TEST_F(CheckpointTest, AMissingTokenizerLeavesNothingBehind) {
   const fs::path folder = checkpoint_folder(folder_.path(), 1);
-  EXPECT_ANY_THROW(write_checkpoint(folder, state_, layout_,
-                                    {weights_.view(), exp_avg_.view(), exp_avg_sq_.view()}, "",
-                                    folder_.path() / "no tokenizer"));
-  EXPECT_FALSE(fs::exists(folder));
+  fs::remove(tokenizer_);
+  testing::expect_error(ErrorKind::kData, "tokenizer.h5: cannot copy",
+                        [&] { write(folder, layout_, whole(layout_)); });
   EXPECT_TRUE(fs::is_empty(folder.parent_path()));
+}
+
+TEST_F(CheckpointTest, GoesOnAfterAnError) {
+  CheckpointWriter writer(*world_, layout_, whole(layout_), tokenizer_);
+  fill(writer.prepare(), layout_, whole(layout_));
+  testing::expect_error("cannot create", [&] { writer.start(tokenizer_ / "a" / "b", state_, ""); });
+  EXPECT_FALSE(writer.is_pending());
+  fs::remove(tokenizer_);
+  writer.start(folder_ / "checkpoint", state_, "");
+  testing::expect_error(ErrorKind::kData, "cannot copy", [&] { writer.commit(); });
+  EXPECT_FALSE(writer.is_pending());
+  write_text_file(tokenizer_, "the tokenizer");
+  writer.start(folder_ / "checkpoint", state_, "");
+  writer.commit();
+  expect_to_read_all(folder_ / "checkpoint", layout_);
 }
 
 }  // namespace

@@ -56,9 +56,11 @@ class DataParallelTest : public ::testing::TestWithParam<DType> {
     TokenTable tokens{0, 1, {}};
     for (int32_t item = 0; item < kItems; ++item) tokens.tokens.push_back(1 + item);
     const Corpus corpus(path_ / "corpus");
-    Transformer model(model_config(), kItems + 1, kPaddedVocab, GetParam(), {64, 64, true});
+    Transformer model(model_config(), kItems + 1, kPaddedVocab, GetParam(), {64, 64, true},
+                      Device::kCpu, model_share(config, {}, group.rank(), group.size()));
     BatchLoader loader(corpus, tokens, {.part_tokens = 64, .max_sequence_tokens = 20});
-    Trainer(config, ParallelConfig(), model, loader, group, nullptr,
+    const ParallelContext ranks(group, 1);
+    Trainer(config, ParallelConfig(), model, loader, ranks, nullptr,
             path_ / "corpus" / "manifest.json")
         .run("");
     return model;
@@ -71,7 +73,7 @@ class DataParallelTest : public ::testing::TestWithParam<DType> {
     const ParameterLayout layout(model_config(), kPaddedVocab);
     std::vector<float> values(layout.num_elements());
     read_checkpoint_tensors(checkpoint_folder(path_ / output, max_steps), layout,
-                            {.weights = view_of(values), .exp_avg = {}, .exp_avg_sq = {}});
+                            {.weights = view_of(values), .exp_avg = {}, .exp_avg_sq = {}}, group);
     return values;
   }
 

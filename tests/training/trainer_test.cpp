@@ -46,26 +46,6 @@ TrainingConfig tiny_training(const fs::path& output) {
   return config;
 }
 
-/// Knows its size and nothing else.
-struct TwoRanks : Communicator {
-  int rank() const override { return 0; }
-  int size() const override { return 2; }
-  std::string name() const override { return "two"; }
-  void all_reduce(const TensorView&, ReduceOp, const Stream&) const override {}
-  std::unique_ptr<PendingCollective> start_all_reduce(const TensorView&, ReduceOp,
-                                                      const Stream&) const override {
-    return nullptr;
-  }
-  void all_gather(const TensorView&, const TensorView&, const Stream&) const override {}
-  void reduce_scatter(const TensorView&, const TensorView&, ReduceOp,
-                      const Stream&) const override {}
-  void broadcast(const TensorView&, int, const Stream&) const override {}
-  void send(const TensorView&, int, const Stream&) const override {}
-  void recv(const TensorView&, int, const Stream&) const override {}
-  void barrier() const override {}
-  std::unique_ptr<Communicator> split(int, int) const override { return nullptr; }
-};
-
 /// All that a run needs, on a corpus of 120 users.
 class TrainerTest : public ::testing::Test {
  protected:
@@ -87,7 +67,8 @@ class TrainerTest : public ::testing::Test {
                         .part_tokens = config.micro_batch_tokens,
                         .max_sequence_tokens = config.max_sequence_tokens});
     const auto self = make_self_communicator();
-    Trainer trainer(config, ParallelConfig(), *model_, loader, *self, std::move(validate),
+    const ParallelContext ranks(*self, 1);
+    Trainer trainer(config, ParallelConfig(), *model_, loader, ranks, std::move(validate),
                     tokenizer_file());
     return trainer.run("text: of the configuration\n");
   }
@@ -109,7 +90,8 @@ class TrainerTest : public ::testing::Test {
   std::vector<float> weights(const fs::path& output) const {
     std::vector<float> values(model_->layout().num_elements());
     read_checkpoint_tensors(*newest_checkpoint(output), model_->layout(),
-                            {.weights = view_of(values), .exp_avg = {}, .exp_avg_sq = {}});
+                            {.weights = view_of(values), .exp_avg = {}, .exp_avg_sq = {}},
+                            *make_self_communicator());
     return values;
   }
 
@@ -231,7 +213,8 @@ TEST_F(TrainerTest, TimingStepsChangesNothing) {
   const auto self = make_self_communicator();
   TrainingConfig other = config;
   other.output = output("timed").string();
-  Trainer trainer(other, ParallelConfig(), model, loader, *self, nullptr, tokenizer_file());
+  const ParallelContext ranks(*self, 1);
+  Trainer trainer(other, ParallelConfig(), model, loader, ranks, nullptr, tokenizer_file());
   const auto timings = trainer.time_steps(3);
   ASSERT_EQ(timings.size(), 3u);
   EXPECT_GT(timings[0].tokens, 192);  // four parts of at most 64 tokens, well filled
@@ -254,10 +237,8 @@ TEST_F(TrainerTest, WritesTheLossWithSeventeenDigits) {
 TEST_F(TrainerTest, RefusesPartsThatTheRanksCannotShare) {
   TrainingConfig config = tiny_training(output("run"));
   config.global_batch_tokens = 3 * config.micro_batch_tokens;
-  Transformer model(testing::tiny_config(), 12, 64, DType::kFloat32, {64, 64, true});
-  BatchLoader loader(corpus_, tiny_tokens(), {.part_tokens = 64, .max_sequence_tokens = 20});
   try {
-    Trainer(config, ParallelConfig(), model, loader, TwoRanks(), nullptr, tokenizer_file());
+    Trainer::model_limits(config, {}, /*world_size=*/2);
     FAIL() << "accepted";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kUsage);
@@ -342,16 +323,19 @@ TEST(OptimizerTest, ClipsByTheGlobalNormAndDecaysOnlyMatrices) {
   config.max_grad_norm = 1;
   config.beta1 = 0;  // so that the mean gradient is the gradient
   config.epsilon = 1e-2;
-  Optimizer optimizer(layout, config, DType::kFloat64, Device::kCpu);
-  const Buffer weights({layout.num_elements()}, DType::kFloat64);
-  const Buffer gradients({layout.num_elements()}, DType::kFloat64);
-  double* w = weights.view().as<double>();
-  double* g = gradients.view().as<double>();
+  const Transformer model(model_config, 32, 32, DType::kFloat64, {8, 8, true});
+  const FlatPartition whole(layout, 1, 0, layout.num_elements());
+  const auto self = make_self_communicator();
+  const GradientReducer reducer(model, whole, *self, {});
+  Optimizer optimizer(layout, whole, reducer, config, DType::kFloat64, Device::kCpu, nullptr);
+  const TensorView& weights = model.weights();
+  double* w = weights.as<double>();
+  double* g = model.gradients().as<double>();
   const int64_t matrix = 5, norm = layout.num_elements() - 1;
   w[matrix] = w[norm] = 2;
   g[matrix] = 3;
   g[norm] = 4;
-  optimizer.update(weights.view(), gradients.view(), 0, 0.1, Stream());
+  optimizer.update(weights, 0, 0.1, Stream());
   EXPECT_DOUBLE_EQ(*optimizer.grad_squares().as<double>(), 25);
   // clipped to norm 1: 0.6 and 0.8; at the first step the moving averages are these and their
   // squares

@@ -31,6 +31,9 @@ std::string read_text_file(const std::filesystem::path& path);
 /// Atomically replaces the file.
 void write_text_file(const std::filesystem::path& path, std::string_view text);
 
+/// Returns when the disk has the file's, or folder's, contents.
+void sync_to_disk(const std::filesystem::path& path);
+
 /// SHA-256 in hexadecimal, as `sha256sum` prints it.
 std::string sha256_of_file(const std::filesystem::path& path);
 

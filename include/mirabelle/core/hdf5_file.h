@@ -27,6 +27,10 @@ class Hdf5File {
 
   /// Writes a whole new dataset; groups in the name ("features/title") are created.
   void write(const std::string& name, const TensorView& values);
+  /// A dataset of this shape, to be filled by write_rows().
+  void create_dataset(const std::string& name, const Shape& shape, DType dtype);
+  /// Writes the rows [begin, begin + rows.shape[0]) of a dataset of this row shape and dtype.
+  void write_rows(const std::string& name, int64_t begin, const TensorView& rows);
   /// An empty dataset [0, row...] that grows by append().
   void create_appendable(const std::string& name, const Shape& row, DType dtype);
   void append(const std::string& name, const TensorView& rows);
@@ -56,6 +60,7 @@ class Hdf5File {
   static void close_file(hid_t id) { H5Fclose(id); }
   explicit Hdf5File(std::filesystem::path path) : path_(std::move(path)) {}
   [[noreturn]] void fail(const std::string& name, const std::string& what) const;
+  void check_rows(const std::string& name, int64_t begin, const TensorView& rows) const;
   void close_written(const std::string& name, hid_t dataset) const;
 
   std::filesystem::path path_;

@@ -16,10 +16,9 @@ class MicroStep {
   /// `model` must outlive this. use_graph: false launches every kernel by itself, as does the CPU.
   MicroStep(Transformer& model, bool use_graph) : model_(model), use_graph_(use_graph) {}
 
-  /// Transformer::forward_backward(). A pass that hands out gradients is never a graph: its
-  /// collectives run beside it, kernel by kernel.
-  void run(const PackedBatch& batch, const Transformer::GradientsFinal& gradients_final,
-           const Stream& stream);
+  /// Transformer::forward_backward(). A pass with hooks is never a graph, nor is one of a model
+  /// that is split over ranks: collectives run beside it, kernel by kernel.
+  void run(const PackedBatch& batch, const PassHooks& hooks, const Stream& stream);
 
  private:
   using Key = std::tuple<const void*, int64_t, int64_t>;  // where the batch is; tokens, sequences

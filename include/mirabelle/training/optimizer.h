@@ -1,18 +1,27 @@
 #pragma once
 
+#include <vector>
+
+#include "mirabelle/comm/communicator.h"
 #include "mirabelle/core/buffer.h"
 #include "mirabelle/core/stream.h"
 #include "mirabelle/model/parameters.h"
+#include "mirabelle/training/flat_partition.h"
+#include "mirabelle/training/gradient_reducer.h"
 #include "mirabelle/training/train_config.h"
 
 namespace mirabelle {
 
 /// AdamW over the flat parameters: matrices are decayed, norms are not. Weights of bfloat16 are the
-/// rounded copy of float32 master weights.
+/// rounded copy of float32 master weights. A sharded optimizer has the state of what its rank owns
+/// and updates only that.
 class Optimizer {
  public:
-  Optimizer(const ParameterLayout& layout, const TrainingConfig& config, DType dtype,
-            Device device);
+  /// `everyone`: all ranks between whom the gradients that `reducer` leaves are divided, over whom
+  /// their norm is summed; null if this rank has all. References must outlive this.
+  Optimizer(const ParameterLayout& layout, const FlatPartition& partition,
+            const GradientReducer& reducer, const TrainingConfig& config, DType dtype,
+            Device device, const Communicator* everyone);
 
   /// What an optimizer of so many parameters of this dtype allocates.
   static int64_t bytes(int64_t num_parameters, DType dtype) {
@@ -20,31 +29,48 @@ class Optimizer {
     return copies * num_parameters * size_in_bytes(wide(dtype));
   }
 
-  /// Sets the weights to these, [num_parameters] of the wide dtype on the host.
+  /// Sets all weights to these, [num_elements] of the wide dtype on the host.
   void set_weights(const TensorView& weights, const TensorView& values, const Stream& stream);
-  /// Rounds the master weights to `weights`, after somebody wrote them.
-  void round_weights(const TensorView& weights, const Stream& stream);
 
-  /// Update number `step` (from 0): clips the gradients to max_grad_norm by their global norm, and
-  /// moves the weights. Only enqueues work.
-  void update(const TensorView& weights, const TensorView& gradients, int64_t step,
-              double learning_rate, const Stream& stream);
+  /// Update number `step` (from 0) with the reducer's sums: clips them to max_grad_norm by their
+  /// global norm, and moves the weights that this rank updates. Only enqueues work.
+  void update(const TensorView& weights, int64_t step, double learning_rate, const Stream& stream);
 
-  /// The weights in the wide dtype: what is updated, and stored in checkpoints.
-  const TensorView& master(const TensorView& weights) const {
-    return master_.view() ? master_.view() : weights;
-  }
-  /// [1] float64 on the device: of the gradients of the last update, before clipping.
+  /// [1] float64 on the device: of the whole gradient of the last update, before clipping; every
+  /// parameter counts once.
   const TensorView& grad_squares() const { return grad_squares_.view(); }
-  const TensorView& exp_avg() const { return exp_avg_.view(); }        ///< flat, as the weights
-  const TensorView& exp_avg_sq() const { return exp_avg_sq_.view(); }  ///< flat, as the weights
+
+  /// What is stored of this rank's piece of a bucket, in the wide dtype.
+  struct State {
+    TensorView master, exp_avg, exp_avg_sq;
+  };
+  State state(const TensorView& weights, const Bucket& bucket) const;
+  /// Takes all of it back from flat arrays on the host, [num_elements] of the wide dtype.
+  void set_state(const TensorView& weights, const State& values, const Stream& stream);
+  /// Forgets the moments.
+  void reset(const Stream& stream);
 
  private:
-  int64_t num_decayed_;
+  /// A contiguous range that this rank updates.
+  struct Range {
+    FlatRange flat;
+    int64_t offset;  // in master_, exp_avg_ and exp_avg_sq_
+    TensorView gradient;
+  };
+  void sum_squares(const Stream& stream);
+
+  const GradientReducer& reducer_;
   TrainingConfig config_;
-  Buffer master_;  // unless the weights are wide themselves
+  const Communicator* everyone_;
+  int64_t num_decayed_;
+  std::vector<Range> ranges_;
+  std::vector<TensorView> counted_gradients_;  // parts of the ranges' that make the norm
+  Buffer master_;                              // unless the weights are wide themselves
   Buffer exp_avg_, exp_avg_sq_;
-  Buffer grad_squares_;  // [1] float64
+  Buffer grad_squares_;   // [1] float64
+  Buffer range_squares_;  // [counted ranges] float64
+  Buffer largest_;        // [1] float64, and
+  Buffer fixed_point_;    // [2] int64: of the reproducible norm
 };
 
 }  // namespace mirabelle

@@ -2,8 +2,11 @@
 
 #include <string>
 
+#include "mirabelle/comm/parallel_config.h"
 #include "mirabelle/core/config_fields.h"
 #include "mirabelle/core/dtype.h"
+#include "mirabelle/model/model_share.h"
+#include "mirabelle/model/transformer.h"
 
 namespace mirabelle {
 
@@ -16,6 +19,8 @@ struct TrainingConfig {
   std::string dtype = "float32";
   bool cuda_graph = true;
   bool reproducible = false;
+  int64_t reproducible_shards = 4;
+  std::string recompute = "none";
 
   int64_t micro_batch_tokens = 2048;
   int64_t global_batch_tokens = 8192;
@@ -38,16 +43,23 @@ struct TrainingConfig {
   int64_t early_stop_patience = 0;
   int64_t checkpoint_every_steps = 500;
   int64_t keep_checkpoints = 2;
+  int64_t sentinel_every_steps = 100;
   bool resume = true;
 
   /// Parts of the global batch; each is packed and computed by itself.
   int64_t num_parts() const { return global_batch_tokens / micro_batch_tokens; }
 
   DType model_dtype() const { return mirabelle::model_dtype("training.dtype", dtype); }
+  Recompute model_recompute() const;
 
   void visit(ConfigFields& fields);
   /// Throws a kUsage Error that names the field.
   void check() const;
 };
+
+/// What rank `rank` of `world_size` holds of the model. Throws a kUsage Error that names the key if
+/// the sizes do not fit together.
+ModelShare model_share(const TrainingConfig& training, const ParallelConfig& parallel, int64_t rank,
+                       int64_t world_size);
 
 }  // namespace mirabelle

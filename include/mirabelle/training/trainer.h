@@ -6,14 +6,18 @@
 #include <string>
 #include <vector>
 
-#include "mirabelle/comm/communicator.h"
 #include "mirabelle/comm/parallel_config.h"
+#include "mirabelle/comm/parallel_context.h"
+#include "mirabelle/core/memory_plan.h"
 #include "mirabelle/data/batch_loader.h"
 #include "mirabelle/model/batch_queue.h"
 #include "mirabelle/training/checkpoint.h"
+#include "mirabelle/training/flat_partition.h"
+#include "mirabelle/training/gradient_reducer.h"
 #include "mirabelle/training/micro_step.h"
 #include "mirabelle/training/optimizer.h"
 #include "mirabelle/training/train_config.h"
+#include "mirabelle/training/weight_gatherer.h"
 
 namespace mirabelle {
 
@@ -22,18 +26,29 @@ struct ValidationFigures {
   double ndcg_at_10 = 0;
 };
 
-/// Trains one model on one corpus. Every rank of the data-parallel group holds the same weights and
-/// computes its neighbouring parts of each step's global batch; gradients are summed while the
-/// backward pass of the last part runs.
+/// Trains one model on one corpus. The ranks are a grid: those of a tensor-parallel group share one
+/// copy of the model, those of a data-parallel group hold the same share of it. Each data-parallel
+/// rank computes its neighbouring parts of every step's global batch; gradients are summed while
+/// the backward pass runs.
 class Trainer {
  public:
-  /// How good the model is now; collective over the group. May be empty: then nothing is validated.
+  /// How good the model is now; collective over all ranks, with the same figures on all. May be
+  /// empty: then nothing is validated.
   using Validate = std::function<ValidationFigures()>;
 
-  /// All references must outlive the trainer. The weights are initialised here, from the seed.
+  /// All references must outlive the trainer. The weights are initialised here, from the seed. The
+  /// model must have the share model_share() of this rank, and gradients as model_limits() says.
   Trainer(const TrainingConfig& config, const ParallelConfig& parallel, Transformer& model,
-          BatchLoader& loader, const Communicator& data_parallel, Validate validate,
+          BatchLoader& loader, const ParallelContext& ranks, Validate validate,
           std::filesystem::path tokenizer_file);
+
+  /// The limits of a model that is going to be trained so.
+  static Transformer::Limits model_limits(const TrainingConfig& config,
+                                          const ParallelConfig& parallel, int64_t world_size);
+  /// What the trainer allocates on the device besides the model. `model` may be a sketch.
+  static void add_to_plan(MemoryPlan& plan, const TrainingConfig& config,
+                          const ParallelConfig& parallel, const Transformer& model,
+                          int64_t world_size);
 
   /// Seconds of each of `num_steps` optimizer steps, and their useful floating-point operations.
   /// The steps are complete, but at learning rate 0; afterwards everything is as before.
@@ -72,15 +87,21 @@ class Trainer {
     double flops = 0;
     double seconds = 0;
     bool out_of_time = false;
+    bool checkpoint_is_written = false;  ///< by all ranks
   };
   StepResult train_step(double learning_rate);
   BatchLoader::Step load_step();
+  int64_t parts_per_rank() const { return config_.num_parts() / ranks_.data().size(); }
   void run_parts(const BatchLoader::Step& step);
+  StepResult collect(const BatchLoader::Step& step);
   void seek(const DataCursor& cursor);
   bool is_out_of_time() const;
   void prepare_output(const std::string& config_text);
-  void validate_now();
-  void save_checkpoint();
+  void load_checkpoint(const std::filesystem::path& folder);
+  bool validate_now();
+  void save_checkpoint(bool is_best);
+  void commit_checkpoint();
+  void compare_replicas();
   void log_step(const StepResult& result, double learning_rate);
   void log_metrics(const nlohmann::json& line);
   std::string reason_to_stop(bool out_of_time) const;
@@ -90,13 +111,17 @@ class Trainer {
   ParallelConfig parallel_;
   Transformer& model_;
   BatchLoader& loader_;
-  const Communicator& group_;
+  const ParallelContext& ranks_;
   Validate validate_;
-  std::filesystem::path tokenizer_file_;
   Stream stream_;
   BatchQueue batches_;
   MicroStep micro_step_;
+  FlatPartition partition_;
+  GradientReducer reducer_;
+  WeightGatherer gatherer_;
   Optimizer optimizer_;
+  CheckpointWriter writer_;
+  Buffer part_losses_;  // [parts_per_rank()] float64
   TrainingState state_;
   DataCursor cursor_;                        // of the next step to train on
   std::optional<BatchLoader::Step> loaded_;  // that step, if it was loaded ahead
@@ -104,6 +129,9 @@ class Trainer {
   double start_;                     // of this process's clock: when the trainer was made
   double seconds_before_start_ = 0;  // spent by the processes before it
   double validation_seconds_ = 0, checkpoint_seconds_ = 0;  // the newest of each took so long
+  double checkpoint_start_ = 0;  // of the one that is being written, which
+  bool checkpoint_is_best_ = false;
+  int64_t checkpoint_step_ = 0;
   double last_loss_ = 0;
 };
 

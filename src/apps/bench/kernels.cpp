@@ -137,9 +137,9 @@ class KernelBench {
     const Buffer grad_table = make_wide({s_.vocab, s_.hidden});
     const double rows = size(s_.tokens * s_.hidden);
     measure("embedding forward", 2 * rows, 0,
-            [&] { embedding_forward(x.view(), ids.view(), table.view(), {}, stream_); });
+            [&] { embedding_forward(x.view(), ids.view(), table.view(), 0, {}, stream_); });
     measure("embedding backward", rows + 2 * wide_size(s_.vocab * s_.hidden), 0,
-            [&] { embedding_backward(grad_table.view(), x.view(), ids.view(), {}, stream_); });
+            [&] { embedding_backward(grad_table.view(), x.view(), ids.view(), 0, {}, stream_); });
     const Buffer logits = make({s_.tokens, s_.vocab}), loss = make_wide({s_.tokens});
     const Buffer scale({1}, DType::kFloat64, device_);
     measure("softmax cross entropy", 2 * size(s_.tokens * s_.vocab), 0, [&] {

@@ -82,7 +82,10 @@ class TrainingBench {
                {options.micro_batch_tokens, options.sequence, /*training=*/true}, device),
         queue_(device, options.micro_batch_tokens, options.sequence),
         micro_step_(model_, /*use_graph=*/true),
-        optimizer_(model_.layout(), {}, options.dtype, device) {
+        alone_(make_self_communicator()),
+        partition_(model_.layout(), 1, 0, model_.layout().num_elements()),
+        reducer_(model_, partition_, *alone_, {}),
+        optimizer_(model_.layout(), partition_, reducer_, {}, options.dtype, device, nullptr) {
     const Buffer values({model_.layout().num_elements()}, wide(options.dtype));
     initialize_weights(values.view(), model_.layout(), model_.config(), 0);
     optimizer_.set_weights(model_.weights(), values.view(), stream_);
@@ -134,9 +137,9 @@ class TrainingBench {
     queue_.push(batches_.front().view());
     for (size_t i = 0; i < batches_.size(); ++i) {
       if (i + 1 < batches_.size()) queue_.push(batches_[i + 1].view());
-      micro_step_.run(queue_.pop(stream_), nullptr, stream_);
+      micro_step_.run(queue_.pop(stream_), {}, stream_);
     }
-    optimizer_.update(model_.weights(), model_.gradients(), num_steps_++, 1e-4, stream_);
+    optimizer_.update(model_.weights(), num_steps_++, 1e-4, stream_);
     stream_.synchronize();
   }
 
@@ -145,6 +148,9 @@ class TrainingBench {
   Transformer model_;
   BatchQueue queue_;
   MicroStep micro_step_;
+  std::unique_ptr<Communicator> alone_;
+  FlatPartition partition_;
+  GradientReducer reducer_;
   Optimizer optimizer_;
   std::vector<HostBatch> batches_;
   double flops_ = 0;

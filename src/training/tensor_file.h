@@ -1,0 +1,48 @@
+#pragma once
+
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "mirabelle/model/parameters.h"
+#include "mirabelle/training/checkpoint.h"
+
+namespace mirabelle {
+
+/// A part of a logical tensor: of the rectangle of these rows and columns, in row-major order,
+/// these elements. A tensor of one axis has one column.
+struct TensorRegion {
+  FlatRange rows, columns, elements;
+};
+
+/// What a file holds of a logical tensor: regions, one after the other.
+struct StoredTensor {
+  std::string name;
+  Shape shape;  ///< of the whole tensor
+  std::vector<TensorRegion> regions;
+};
+
+/// What a rank writes, and where that stands in the memory of the ranges that it owns.
+struct OwnedTensor {
+  StoredTensor stored;
+  std::vector<FlatRange> sources;  ///< in the order of the file
+};
+
+/// The tensors of which the owned ranges hold something primary. What follows each other in the
+/// order of a tensor's elements is one region.
+std::vector<OwnedTensor> owned_tensors(const ParameterLayout& layout,
+                                       std::span<const FlatRange> owned);
+
+/// Writes weights/NAME, exp_avg/NAME and exp_avg_sq/NAME of every tensor, and the index. A tensor
+/// that is one whole region keeps its shape; the others have one axis. `values`: the memory of the
+/// owned ranges.
+void write_tensor_file(const std::filesystem::path& path, const std::vector<OwnedTensor>& tensors,
+                       const CheckpointTensors& values);
+
+/// Fills a rank's share (of the views that are not absent) from files that together hold all of the
+/// model.
+void read_tensor_files(const std::filesystem::path& folder, const std::vector<std::string>& files,
+                       const ParameterLayout& layout, const CheckpointTensors& tensors);
+
+}  // namespace mirabelle
