@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <numeric>
 #include <queue>
 #include <utility>
 
@@ -31,7 +32,7 @@ void check_lengths(std::span<const int64_t> lengths, int64_t part_budget) {
 class PartGroup {
  public:
   PartGroup(int64_t num_parts, int64_t part_budget)
-      : parts(num_parts), room_(num_parts, part_budget), squares_(num_parts) {
+      : parts_(num_parts), room_(num_parts, part_budget), squares_(num_parts) {
     for (int64_t part = 0; part < num_parts; ++part) open_.push({0, part});
   }
 
@@ -48,17 +49,40 @@ class PartGroup {
     if (open_.empty()) return false;
     const int64_t part = open_.top().second;
     open_.pop();
-    parts[part].push_back(sequence);
+    parts_[part].push_back(sequence);
     room_[part] -= length;
     squares_[part] += length * length;
     open_.push({squares_[part], part});
     return true;
   }
 
-  std::vector<std::vector<int64_t>> parts;
+  /// In an order in which neighbours differ: ranks that take neighbouring parts have equal work.
+  std::vector<std::vector<int64_t>> take_parts() {
+    std::vector<int64_t> heaviest_first(parts_.size());
+    std::iota(heaviest_first.begin(), heaviest_first.end(), 0);
+    std::stable_sort(heaviest_first.begin(), heaviest_first.end(),
+                     [&](int64_t a, int64_t b) { return squares_[a] > squares_[b]; });
+    std::vector<std::vector<int64_t>> parts;
+    for (const int64_t part : halves_alike(heaviest_first))
+      parts.push_back(std::move(parts_[part]));
+    return parts;
+  }
 
  private:
+  /// Deals `sorted` out to two halves in turns (first, second, second, first, ...), and each half
+  /// in itself likewise.
+  static std::vector<int64_t> halves_alike(const std::vector<int64_t>& sorted) {
+    if (sorted.size() < 2) return sorted;
+    std::vector<int64_t> halves[2];
+    for (size_t i = 0; i < sorted.size(); ++i) halves[(i + 1) / 2 % 2].push_back(sorted[i]);
+    std::vector<int64_t> order = halves_alike(halves[0]);
+    const std::vector<int64_t> second = halves_alike(halves[1]);
+    order.insert(order.end(), second.begin(), second.end());
+    return order;
+  }
+
   using Entry = std::pair<int64_t, int64_t>;  // its key, a part
+  std::vector<std::vector<int64_t>> parts_;
   std::vector<int64_t> room_, squares_;
   std::priority_queue<Entry, std::vector<Entry>, std::greater<>> open_;  // least squares first
   std::priority_queue<Entry> full_;  // had no room for some sequence; most room first
@@ -75,7 +99,7 @@ class Packer {
   std::vector<std::vector<int64_t>> pack() {
     std::vector<std::vector<int64_t>> parts;
     while (reach(0)) {
-      for (auto& part : next_group().parts) parts.push_back(std::move(part));
+      for (auto& part : next_group().take_parts()) parts.push_back(std::move(part));
       std::erase_if(waiting_, [&](int64_t sequence) { return is_placed_[sequence]; });
     }
     return parts;

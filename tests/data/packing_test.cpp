@@ -63,6 +63,28 @@ TEST(PackingTest, WhatFoundNoRoomOpensTheNextGroup) {
   EXPECT_EQ(pack_parts(Lengths{6, 6, 6, 6, 6}, 10, 2), (Parts{{0}, {1}, {2}, {3}, {4}}));
 }
 
+TEST(PackingTest, RanksThatTakeNeighbouringPartsGetAGiantEach) {
+  // Four parts: the giants 0 and 1, and twice three of length 3.
+  const Lengths lengths = {10, 10, 3, 3, 3, 3, 3, 3};
+  const Parts parts = pack_parts(lengths, 10, 4);
+  ASSERT_EQ(parts.size(), 4u);
+  for (int half = 0; half < 2; ++half) {
+    int64_t giants = 0;
+    for (int i = 0; i < 2; ++i) giants += parts[2 * half + i].size() == 1;
+    EXPECT_EQ(giants, 1) << "half " << half;
+  }
+  // Parts of one sequence each, 15, 14, .. 8 long: every half is 46 and every quarter 23.
+  const Lengths descending = {15, 14, 13, 12, 11, 10, 9, 8};
+  const Parts single = pack_parts(descending, 15, 8);
+  for (const size_t size : {4, 2}) {
+    for (size_t begin = 0; begin < 8; begin += size) {
+      int64_t sum = 0;
+      for (size_t i = begin; i < begin + size; ++i) sum += total(descending, single.at(i));
+      EXPECT_EQ(sum, static_cast<int64_t>(23 * size / 2)) << size << " from " << begin;
+    }
+  }
+}
+
 TEST(PackingTest, FirstFitTakesTheOldestOpenPartWithRoom) {
   EXPECT_EQ(pack_first_fit(Lengths{6, 7, 3, 4}, 10), (Parts{{0, 2}, {1}, {3}}));
   EXPECT_EQ(pack_first_fit(Lengths{7, 6, 4}, 10), (Parts{{1, 2}, {0}}));  // full ones are closed

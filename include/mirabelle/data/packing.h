@@ -14,7 +14,8 @@ namespace mirabelle {
 /// out longest first, each to the part with the least sum of squared lengths among those that have
 /// room for it; then sequences a little further on fill the gaps in the same way. What found no
 /// room opens the next group. Sequences stay whole, so a group is uneven if one of them outweighs
-/// the mean part, or if parts hold but a few.
+/// the mean part, or if parts hold but a few; then at least its halves, quarters and so on are as
+/// even as they can be, which are what ranks get that take several neighbouring parts.
 ///
 /// Every sequence is in one part; no part is empty. A pure function of its arguments. Throws unless
 /// parts_per_group is positive and every length in 1 .. part_budget.
