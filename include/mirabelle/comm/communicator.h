@@ -106,7 +106,9 @@ std::unique_ptr<Communicator> make_staged_communicator(std::unique_ptr<Communica
 /// GPU memory over NCCL, host memory over the communicator of host memory that it takes, which also
 /// carries NCCL's ID. Every rank has a GPU of its own, chosen before (select_cuda_device).
 /// Collectives run on a stream of their own, in order with the caller's; a failure in the
-/// background is thrown by the next call. Collective.
+/// background is thrown by the next call. NCCL chooses the order of sums, unless `reproducible`:
+/// then operands of float sums are sent to the piece's owner, which adds them, through a workspace
+/// of up to 64 MiB that the first sums allocate. Its traffic is what a ring would send. Collective.
 std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator> host,
                                                      bool reproducible);
 
