@@ -8,13 +8,13 @@ usage: launch/validate_gpu.sh [--output DIR] [--data DIR] [--only STEP[,STEP...]
 
   --output DIR   reports and logs (runs/validate_gpu)
   --data DIR     also trains on this data set (Amazon Beauty)
-  --only STEPS   of: tests tokenizer losses repeat ranks train sanitizer benchmark
+  --only STEPS   of: tests tokenizer losses layouts ranks train sanitizer benchmark
   --preset NAME  the build to check (cuda)
 
 Works in a source tree after launch/build.sh cuda, and in a folder made by launch/bundle.sh.
 TEXT
 }
-output=runs/validate_gpu data='' preset=cuda only=tests,tokenizer,losses,repeat,ranks,train,sanitizer,benchmark
+output=runs/validate_gpu data='' preset=cuda only=tests,tokenizer,losses,layouts,ranks,train,sanitizer,benchmark
 while [[ $# -gt 0 ]]; do
   case $1 in
     --help | -h) usage && exit 0 ;;
@@ -138,10 +138,27 @@ check_losses() {
   run_steps gpu_bf16 1 --set backend=cuda --set training.dtype=bfloat16
   compare "bfloat16 losses against float32" gpu_bf16 cpu 2e-2
 }
-check_repeat() {
-  local settings=(--set backend=cuda --set training.dtype=bfloat16 --set training.reproducible=true)
-  prepare && run_steps first 1 "${settings[@]}" && run_steps second 1 "${settings[@]}"
-  compare "the same run twice, bit by bit" second first 0
+# In the reproducible mode every layout gives the same bits; ranks share the GPU.
+check_layouts() {
+  local tensor=(--set parallel.tensor_parallel_size=2)
+  reproducible() { # reproducible NAME RANKS ARGUMENT...
+    local name=$1 ranks=$2
+    shift 2
+    run_steps "$name" "$ranks" --set backend=cuda --set training.dtype=bfloat16 \
+      --set training.reproducible=true --set parallel.communicator=staged "$@"
+  }
+  prepare && reproducible alone 1
+  reproducible again 1
+  compare "the same run twice" again alone 0
+  reproducible data2 2 --set parallel.zero_stage=1
+  compare "2 data-parallel ranks, ZeRO 1" data2 alone 0
+  reproducible tensor2 2 "${tensor[@]}"
+  compare "2 tensor-parallel ranks" tensor2 alone 0
+  reproducible grid 4 "${tensor[@]}" --set parallel.zero_stage=2 \
+    --set parallel.sequence_parallel=true --set training.recompute=block
+  compare "2 x 2 ranks, sequence-parallel, ZeRO 2, recompute" grid alone 0
+  run_nccl 2 grid "${tensor[@]}" --set parallel.zero_stage=0
+  compare "2 tensor-parallel ranks, NCCL" nccl2 alone 0
 }
 check_ranks() {
   local ranks
@@ -149,19 +166,22 @@ check_ranks() {
   for ranks in 2 4; do
     run_steps "staged$ranks" "$ranks" --set backend=cuda --set parallel.communicator=staged
     compare "$ranks ranks on one GPU, staged" "staged$ranks" gpu 1e-4
-    run_nccl "$ranks"
+    run_nccl "$ranks" gpu
     compare "$ranks ranks on one GPU, NCCL" "nccl$ranks" gpu 1e-4
   done
 }
 # NCCL refuses two ranks on one GPU, unless it takes them for ranks on different hosts.
-run_nccl() {
+run_nccl() { # run_nccl RANKS NAME ARGUMENT...: with the configuration of run NAME
+  local ranks=$1 config=$output/$2/config.yaml
+  shift 2
   export NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1
   local wrapper=$output/own_host.sh
   printf '#!/bin/sh\nexport NCCL_HOSTID=rank$OMPI_COMM_WORLD_RANK\nexec "$@"\n' > "$wrapper"
   chmod +x "$wrapper"
-  logged "nccl$1" timeout 120 "$root/launch/mpirun.sh" "$1" "$wrapper" "$bin/mirabelle-train" \
-    --config "$output/gpu/config.yaml" --set "training.output=$output/nccl$1" \
-    --set parallel.communicator=nccl
+  rm -rf "$output/nccl$ranks"
+  logged "nccl$ranks" timeout 120 "$root/launch/mpirun.sh" "$ranks" "$wrapper" \
+    "$bin/mirabelle-train" --config "$config" --set "training.output=$output/nccl$ranks" \
+    --set parallel.communicator=nccl "$@"
 }
 check_train() {
   prepare
@@ -226,7 +246,7 @@ run_benchmark() { # run_benchmark NAME ARGUMENT...
   fi
 }
 
-for step in tests tokenizer losses repeat ranks train sanitizer benchmark; do
+for step in tests tokenizer losses layouts ranks train sanitizer benchmark; do
   wants "$step" && "check_$step"
 done
 
