@@ -88,6 +88,84 @@ TEST_F(TrainProgramTest, LearnsAndEvaluatesOnTwoRanks) {
   EXPECT_LT(result["recall@10"].get<double>(), result["ceiling_recall@10"].get<double>());
 }
 
+TEST_F(TrainProgramTest, EveryLayoutTrainsValidatesAndRanksTheSame) {
+  const std::string train =
+      "mirabelle-train --config tiny.yaml --set training.max_steps=20 --set "
+      "training.validation_every_steps=10 --set training.reproducible=true ";
+  ASSERT_EQ(run(train + "--set training.output=alone"), 0) << output();
+  ASSERT_EQ(run(train + "--set training.output=grid --set parallel.tensor_parallel_size=2 --set "
+                        "parallel.sequence_parallel=true --set parallel.zero_stage=2 --set "
+                        "training.recompute=block",
+                4),
+            0)
+      << output();
+  EXPECT_NE(output().find("2 tensor-parallel (and sequence-parallel) x 2 data-parallel ranks, "
+                          "ZeRO stage 2, recompute block"),
+            std::string::npos)
+      << output();
+  EXPECT_EQ(losses("grid"), losses("alone"));
+  const auto validations = [&](const std::string& run_folder) {
+    std::vector<double> figures;
+    std::ifstream file(folder / (run_folder + "/metrics.jsonl"));
+    for (std::string line; std::getline(file, line);) {
+      const json entry = json::parse(line);
+      if (entry.contains("validation")) figures.push_back(entry["validation"]["ndcg@10"]);
+    }
+    return figures;
+  };
+  ASSERT_EQ(validations("alone").size(), 2u);
+  EXPECT_EQ(validations("grid"), validations("alone"));
+
+  // The checkpoint says nothing of the layout, and every number of ranks lists the same items with
+  // the same scores.
+  const auto evaluate = [&](const std::string& of, int ranks, const std::string& arguments) {
+    const std::string name = of + std::to_string(ranks);
+    EXPECT_EQ(run("mirabelle-evaluate --set evaluation.checkpoint=" + of + " --json " + name +
+                      ".json --predictions " + name + ".jsonl --report report.html " + arguments,
+                  ranks),
+              0)
+        << output();
+    return read_text_file(folder / (name + ".jsonl"));
+  };
+  const std::string expected = evaluate("alone", 1, "");
+  EXPECT_EQ(evaluate("grid", 1, ""), expected);
+  EXPECT_EQ(evaluate("grid", 2, "--set parallel.tensor_parallel_size=2"), expected);
+  EXPECT_EQ(evaluate("grid", 4, "--set parallel.tensor_parallel_size=2"), expected);
+  EXPECT_EQ(json::parse(read_text_file(folder / "grid4.json"))["recall@10"],
+            json::parse(read_text_file(folder / "alone1.json"))["recall@10"]);
+
+  const auto recommend = [&](int ranks, const std::string& arguments) {
+    EXPECT_EQ(run("mirabelle-recommend --set evaluation.checkpoint=grid --output lists.jsonl " +
+                      arguments,
+                  ranks),
+              0)
+        << output();
+    return read_text_file(folder / "lists.jsonl");
+  };
+  EXPECT_EQ(recommend(4, "--set parallel.tensor_parallel_size=4"), recommend(1, ""));
+}
+
+TEST_F(TrainProgramTest, RefusesLayoutsThatDoNotFitInOneLine) {
+  const auto refuses = [&](const std::string& arguments, int ranks, const std::string& message) {
+    EXPECT_EQ(run("mirabelle-train --config tiny.yaml " + arguments, ranks), 2) << output();
+    EXPECT_NE(output().find(message), std::string::npos) << output();
+  };
+  refuses("--set parallel.tensor_parallel_size=2", 3,
+          "parallel.tensor_parallel_size 2 does not divide the 3 ranks");
+  refuses("", 3, "is 4 parts, which must be divisible by the 3 data-parallel ranks");
+  refuses(
+      "--set parallel.tensor_parallel_size=2 --set model.num_heads=1 --set "
+      "model.num_kv_heads=1",
+      2, "model.num_heads 1 must be divisible by the 2 shards");
+  refuses("--set training.reproducible=true --set training.reproducible_shards=3", 1,
+          "training.reproducible_shards must be a power of two, not 3");
+  refuses("--set training.reproducible=true --set training.global_batch_tokens=768", 1,
+          "training.reproducible wants a power of two of parts");
+  refuses("--set parallel.zero_stage=3", 1, "parallel.zero_stage must be 0, 1 or 2, not 3");
+  refuses("--set training.recompute=some", 1,
+          "training.recompute must be none, attention or block");
+}
+
 TEST_F(TrainProgramTest, LearnsInBfloat16AsInFloat32) {
   const auto last_loss = [&](const std::string& dtype) {
     EXPECT_EQ(run("mirabelle-train --config tiny.yaml --set backend=cpu --set training.output=" +
