@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
 #include <charconv>
 #include <chrono>
 #include <condition_variable>
@@ -106,13 +105,14 @@ void add_activities(Line& line, const char* before) {
 }
 
 void on_sigterm(int) {
-  const int error = errno;
+  static std::atomic_flag is_ending;
+  if (is_ending.test_and_set()) return;  // mpirun may send it twice, and other threads get it too
   Line line;
   line << "rank " << board.rank << ": ended by SIGTERM";
   add_activities(line, " while in ");
   line.print();
-  errno = error;
-  std::raise(SIGTERM);  // the handler was reset, so this ends the process as SIGTERM does
+  std::signal(SIGTERM, SIG_DFL);
+  std::raise(SIGTERM);
 }
 
 /// The wait that the process is in, or null.
@@ -181,7 +181,6 @@ Watchdog::Watchdog(double timeout_seconds, int rank) {
   board.rank = rank;
   struct sigaction action = {};
   action.sa_handler = on_sigterm;
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
   ::sigaction(SIGTERM, &action, &previous_);
   if (timeout_seconds > 0) {
     thread_ = std::jthread([=](const std::stop_token& stop) { watch(stop, timeout_seconds); });
