@@ -12,7 +12,6 @@
 #include "mirabelle/core/copy.h"
 #include "mirabelle/core/cuda_check.h"
 #include "mirabelle/core/unique_handle.h"
-#include "tree_sum.h"
 
 #define NCCL_CHECK(call)                                                                     \
   do {                                                                                       \
@@ -92,10 +91,10 @@ constexpr int64_t kMaxWorkspaceBytes = 64 << 20;
 /// far; host memory through the host's communicator.
 class NcclCommunicator : public Communicator {
  public:
-  NcclCommunicator(std::unique_ptr<Communicator> host, bool reproducible)
+  NcclCommunicator(std::unique_ptr<Communicator> host, TreeSum tree_sum)
       : Communicator(host->group_name()),
         host_(std::move(host)),
-        reproducible_(reproducible),
+        tree_sum_(std::move(tree_sum)),
         stream_(Device::kCuda) {
     if (size() == 1) return;
     const Activity activity("setting up NCCL", group_name());
@@ -182,7 +181,7 @@ class NcclCommunicator : public Communicator {
   }
   std::unique_ptr<Communicator> split(int color, int key,
                                       const std::string& group_name) const override {
-    return std::make_unique<NcclCommunicator>(host_->split(color, key, group_name), reproducible_);
+    return std::make_unique<NcclCommunicator>(host_->split(color, key, group_name), tree_sum_);
   }
   std::map<std::string, int64_t> traffic() const override {
     std::map<std::string, int64_t> traffic = host_->traffic();
@@ -224,9 +223,8 @@ class NcclCommunicator : public Communicator {
 
   /// Whether NCCL, which adds in an order of its own choice, must not add.
   bool is_tree_sum(const TensorView& x, ReduceOp op) const {
-    const bool rounds =
-        x.dtype == DType::kFloat32 || x.dtype == DType::kFloat64 || x.dtype == DType::kBFloat16;
-    return reproducible_ && op == ReduceOp::kSum && rounds;
+    const bool has_kernel = x.dtype == DType::kFloat32 || x.dtype == DType::kBFloat16;
+    return tree_sum_ && op == ReduceOp::kSum && has_kernel;
   }
 
   /// Elements [begin, begin + n) of a rank's piece, of pieces of `piece` elements of which the last
@@ -248,7 +246,7 @@ class NcclCommunicator : public Communicator {
     const int64_t element_bytes = size_in_bytes(x.dtype);
     const int64_t stride =
         std::min(piece, std::max<int64_t>(kMaxWorkspaceBytes / size() / element_bytes, 1));
-    char* const received = workspace(size() * stride * element_bytes);
+    char* const operands = workspace(size() * stride * element_bytes);
     for (int64_t begin = 0; begin < piece; begin += stride) {
       const Part own = part_of(x, piece, rank(), begin, stride);
       NCCL_CHECK(ncclGroupStart());
@@ -256,11 +254,16 @@ class NcclCommunicator : public Communicator {
         const int peer = (rank() + step) % size();
         const Part theirs = part_of(x, piece, peer, begin, stride);
         if (theirs.n > 0) send_now(theirs.data, theirs.n, x.dtype, peer);
-        if (own.n > 0) recv_now(received + peer * stride * element_bytes, own.n, x.dtype, peer);
+        if (own.n > 0) recv_now(operands + peer * own.n * element_bytes, own.n, x.dtype, peer);
       }
       NCCL_CHECK(ncclGroupEnd());
-      tree_sum(static_cast<char*>(out) + begin * element_bytes, own.data, received, stride, rank(),
-               size(), own.n, x.dtype, stream_);
+      if (own.n == 0) continue;
+      const auto view = [&](void* data, const Shape& shape) {
+        return TensorView{data, shape, x.dtype, Device::kCuda};
+      };
+      const TensorView rows = view(operands, {size(), own.n});
+      copy(rows.slice(rank()), view(own.data, {own.n}), stream_);
+      tree_sum_(view(static_cast<char*>(out) + begin * element_bytes, {own.n}), rows, stream_);
     }
   }
 
@@ -288,7 +291,7 @@ class NcclCommunicator : public Communicator {
   }
 
   std::unique_ptr<Communicator> host_;
-  bool reproducible_;
+  TreeSum tree_sum_;  // empty: sums are NCCL's
   Stream stream_;
   mutable std::vector<Buffer> workspaces_;
   mutable std::map<std::string, int64_t> traffic_;
@@ -298,8 +301,8 @@ class NcclCommunicator : public Communicator {
 }  // namespace
 
 std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator> host,
-                                                     bool reproducible) {
-  return std::make_unique<NcclCommunicator>(std::move(host), reproducible);
+                                                     TreeSum tree_sum) {
+  return std::make_unique<NcclCommunicator>(std::move(host), std::move(tree_sum));
 }
 
 }  // namespace mirabelle

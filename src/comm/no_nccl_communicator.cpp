@@ -2,7 +2,7 @@
 
 namespace mirabelle {
 
-std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator>, bool) {
+std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator>, TreeSum) {
   throw_error(ErrorKind::kOther, "this build has no NCCL");
 }
 

@@ -4,6 +4,7 @@
 
 #include "mirabelle/core/table.h"
 #include "mirabelle/kernels/instruction_set.h"
+#include "mirabelle/kernels/reduce.h"
 
 namespace mirabelle {
 namespace {
@@ -59,7 +60,7 @@ DeviceCommunicator::DeviceCommunicator(const Communicator& world, Device device,
   const bool use_nccl = config.communicator == "nccl" ||
                         (config.communicator == "auto" && world.size() > 1 && shares == 0);
   std::unique_ptr<Communicator> host = world.split(0, world.rank(), world.group_name());
-  own_ = use_nccl ? make_nccl_communicator(std::move(host), reproducible)
+  own_ = use_nccl ? make_nccl_communicator(std::move(host), reproducible ? tree_sum : TreeSum())
                   : make_staged_communicator(std::move(host));
 }
 

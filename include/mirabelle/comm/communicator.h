@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -103,14 +104,20 @@ std::unique_ptr<Communicator> make_mpi_communicator(int64_t max_message_elements
 /// fewer GPUs than ranks.
 std::unique_ptr<Communicator> make_staged_communicator(std::unique_ptr<Communicator> host);
 
+/// out [n] = the sum of the rows of x [count, n] in the tree of Communicator, on a GPU: what
+/// mirabelle/kernels/reduce.h has, which comm does not know.
+using TreeSum =
+    std::function<void(const TensorView& out, const TensorView& x, const Stream& stream)>;
+
 /// GPU memory over NCCL, host memory over the communicator of host memory that it takes, which also
 /// carries NCCL's ID. Every rank has a GPU of its own, chosen before (select_cuda_device).
 /// Collectives run on a stream of their own, in order with the caller's; a failure in the
-/// background is thrown by the next call. NCCL chooses the order of sums, unless `reproducible`:
-/// then operands of float sums are sent to the piece's owner, which adds them, through a workspace
-/// of up to 64 MiB that the first sums allocate. Its traffic is what a ring would send. Collective.
+/// background is thrown by the next call. NCCL chooses the order of sums, unless there is a
+/// `tree_sum`: then operands of float32 and bfloat16 are sent to the piece's owner, which adds them
+/// by it, through a workspace of up to 64 MiB that the first sums allocate. Its traffic is what a
+/// ring would send. Collective.
 std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator> host,
-                                                     bool reproducible);
+                                                     TreeSum tree_sum);
 
 /// MPI_Init and MPI_Finalize. One per process, made first in `main`, outlives every communicator.
 class MpiSession {
