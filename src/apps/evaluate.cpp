@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "mirabelle/config/command_line.h"
+#include "mirabelle/core/activity.h"
 #include "mirabelle/core/files.h"
 #include "mirabelle/core/table.h"
 #include "mirabelle/evaluation/evaluator.h"
@@ -158,6 +159,7 @@ int evaluate(int argc, char** argv, const Communicator& world) {
   command_line.set_base([&] { take_checkpoint_config(config); });
   add_options(command_line, arguments);
   if (const auto status = command_line.parse(argc, argv, world)) return *status;
+  const Watchdog watchdog(config.parallel.fault_timeout_seconds, world.rank());
 
   const Device device = choose_device(config.backend, world);
   TrainedModel model(config, device, world);

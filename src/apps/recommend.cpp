@@ -3,6 +3,7 @@
 #include <iostream>
 
 #include "mirabelle/config/command_line.h"
+#include "mirabelle/core/activity.h"
 #include "mirabelle/core/progress.h"
 #include "mirabelle/core/table.h"
 #include "mirabelle/evaluation/html_report.h"
@@ -86,6 +87,7 @@ int recommend(int argc, char** argv, const Communicator& world) {
   command_line.set_base([&] { take_checkpoint_config(config); });
   add_options(command_line, arguments);
   if (const auto status = command_line.parse(argc, argv, world)) return *status;
+  const Watchdog watchdog(config.parallel.fault_timeout_seconds, world.rank());
   const EvaluationConfig& evaluation = config.evaluation;
   MIRABELLE_CHECK_USAGE(arguments.count > 0 && arguments.count <= evaluation.beam_size, "--count ",
                         arguments.count, " must be between 1 and ", "evaluation.beam_size, ",

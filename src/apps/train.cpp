@@ -7,6 +7,7 @@
 
 #include "mirabelle/config/command_line.h"
 #include "mirabelle/config/config.h"
+#include "mirabelle/core/activity.h"
 #include "mirabelle/core/logging.h"
 #include "mirabelle/core/memory_plan.h"
 #include "mirabelle/core/progress.h"
@@ -272,6 +273,7 @@ int train(int argc, char** argv, const Communicator& world) {
                               "matrix products, and train nothing");
   if (const auto status = command_line.parse(argc, argv, world)) return *status;
   MIRABELLE_CHECK_USAGE(!config.data.corpus.empty(), "data.corpus must name a corpus folder");
+  const Watchdog watchdog(config.parallel.fault_timeout_seconds, world.rank());
 
   TrainingRun run(config, world);
   log_plan(run, config, world);

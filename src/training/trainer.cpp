@@ -149,6 +149,7 @@ void Trainer::add_to_plan(MemoryPlan& plan, const TrainingConfig& config,
 /// This rank's parts of the step at cursor_, which moves on.
 BatchLoader::Step Trainer::load_step() {
   const ProfileRange range("load");
+  const Activity activity("load");
   const int64_t first_part = ranks_.data().rank() * parts_per_rank();
   return loader_.next_step(config_.num_parts(), first_part, first_part + parts_per_rank());
 }
@@ -161,6 +162,7 @@ void Trainer::seek(const DataCursor& cursor) {
 
 /// The gradients of all parts, summed over the ranks.
 void Trainer::run_parts(const BatchLoader::Step& step) {
+  const Activity activity("forward and backward");
   reducer_.begin_step(stream_);
   batches_.push(batch_view(step.parts.front()));
   for (size_t i = 0; i < step.parts.size(); ++i) {
@@ -177,6 +179,12 @@ void Trainer::run_parts(const BatchLoader::Step& step) {
   reducer_.finish(stream_);
 }
 
+void Trainer::update_weights(double learning_rate) {
+  const Activity activity("optimizer");
+  optimizer_.update(model_.weights(), state_.step, learning_rate, stream_);
+  if (reducer_.is_sharded()) gatherer_.start(stream_);
+}
+
 /// While a GPU works on the step, the host loads the next one; then it waits for it.
 Trainer::StepResult Trainer::train_step(double learning_rate) {
   const double start = now_seconds();
@@ -185,8 +193,7 @@ Trainer::StepResult Trainer::train_step(double learning_rate) {
   model_.begin_step(1.0 / static_cast<double>(step.num_tokens), static_cast<uint64_t>(config_.seed),
                     state_.step, stream_);
   run_parts(step);
-  optimizer_.update(model_.weights(), state_.step, learning_rate, stream_);
-  if (reducer_.is_sharded()) gatherer_.start(stream_);
+  update_weights(learning_rate);
   cursor_ = loader_.cursor();
   loaded_ = load_step();
   ranks_.world().synchronize(stream_);
@@ -366,6 +373,7 @@ void Trainer::prepare_output(const std::string& config_text) {
 }
 
 void Trainer::load_checkpoint(const fs::path& folder) {
+  const Activity activity("resume");
   state_ = read_training_state(folder);
   const Shape flat = {model_.layout().num_elements()};
   const Buffer weights(flat, DType::kFloat32), exp_avg(flat, DType::kFloat32),
@@ -381,6 +389,7 @@ void Trainer::load_checkpoint(const fs::path& folder) {
 
 /// Whether the model is better than ever.
 bool Trainer::validate_now() {
+  const Activity activity("validate");
   const double start = now_seconds();
   gatherer_.finish(stream_);
   const ValidationFigures figures = validate_();
@@ -408,6 +417,7 @@ bool Trainer::validate_now() {
 
 /// Training goes on as soon as the tensors are in host memory; commit_checkpoint() ends it.
 void Trainer::save_checkpoint(bool is_best) {
+  const Activity activity("checkpoint");
   commit_checkpoint();
   checkpoint_start_ = now_seconds();
   checkpoint_is_best_ = is_best;
@@ -429,6 +439,7 @@ void Trainer::save_checkpoint(bool is_best) {
 /// Waits for the checkpoint that is being written, if there is one.
 void Trainer::commit_checkpoint() {
   if (!writer_.is_pending()) return;
+  const Activity activity("checkpoint");
   writer_.commit();
   checkpoint_seconds_ = now_seconds() - checkpoint_start_;
   if (ranks_.world().rank() != 0) return;

@@ -93,6 +93,7 @@ class Trainer {
   BatchLoader::Step load_step();
   int64_t parts_per_rank() const { return config_.num_parts() / ranks_.data().size(); }
   void run_parts(const BatchLoader::Step& step);
+  void update_weights(double learning_rate);
   StepResult collect(const BatchLoader::Step& step);
   void seek(const DataCursor& cursor);
   bool is_out_of_time() const;
