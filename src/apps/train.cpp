@@ -170,8 +170,8 @@ void log_plan(const TrainingRun& run, const Config& config, const Communicator& 
 
 /// Sets the schedule of a run that is limited by time: that of the run to be resumed, or what fits.
 void fit_schedule(TrainingRun& run, Config& config) {
-  const auto newest = newest_checkpoint(config.training.output);
-  if (config.training.resume && newest && !read_training_state(*newest).finished) {
+  const auto newest = resumable_checkpoint(config.training.output);
+  if (config.training.resume && newest) {
     const Config saved = config_from_yaml(read_checkpoint_config(*newest), newest->string());
     run.trainer.set_schedule(saved.training.max_steps, saved.training.warmup_steps,
                              saved.training.validation_every_steps,

@@ -28,6 +28,7 @@ json to_json(const TrainingState& state) {
       {"cursor",
        {{"epoch", state.cursor.epoch}, {"block", state.cursor.block}, {"part", state.cursor.part}}},
       {"tokens", state.tokens},
+      {"loss", state.loss},
       {"seconds", state.seconds},
       {"step_seconds", state.step_seconds},
       {"best_ndcg", state.best_ndcg},
@@ -44,6 +45,7 @@ TrainingState state_from_json(const json& state) {
   state.at("cursor").at("block").get_to(result.cursor.block);
   state.at("cursor").at("part").get_to(result.cursor.part);
   state.at("tokens").get_to(result.tokens);
+  state.at("loss").get_to(result.loss);
   state.at("seconds").get_to(result.seconds);
   state.at("step_seconds").get_to(result.step_seconds);
   state.at("best_ndcg").get_to(result.best_ndcg);
@@ -122,12 +124,15 @@ void run_together(const Communicator& world, Body body) {
   }
 }
 
-std::vector<fs::path> list_checkpoints(const fs::path& output) {
+/// In the order of their steps; either the whole ones or the partial ones.
+std::vector<fs::path> list_checkpoints(const fs::path& output, bool partial = false) {
   std::vector<fs::path> found;
   std::error_code none;
   for (const auto& entry : fs::directory_iterator(output / "checkpoints", none)) {
     const std::string name = entry.path().filename().string();
-    if (name.starts_with("step-") && !name.ends_with(".partial")) found.push_back(entry.path());
+    if (name.starts_with("step-") && name.ends_with(".partial") == partial) {
+      found.push_back(entry.path());
+    }
   }
   std::sort(found.begin(), found.end());
   return found;
@@ -246,6 +251,13 @@ std::optional<fs::path> newest_checkpoint(const fs::path& output) {
   return all.back();
 }
 
+std::optional<fs::path> resumable_checkpoint(const fs::path& output) {
+  const auto newest = newest_checkpoint(output);
+  const bool is_over =
+      newest && read_training_state(*newest).finished && fs::exists(output / "summary.json");
+  return is_over ? std::nullopt : newest;
+}
+
 fs::path find_checkpoint(const fs::path& path) {
   MIRABELLE_CHECK_USAGE(!path.empty(),
                         "evaluation.checkpoint must name a checkpoint or a training output");
@@ -270,8 +282,14 @@ void remove_old_checkpoints(const fs::path& output, int64_t keep) {
   const std::vector<fs::path> all = list_checkpoints(output);
   const auto best = best_checkpoint(output);
   for (size_t i = 0; i + keep < all.size(); ++i) {
-    if (!best || all[i].filename() != best->filename()) fs::remove_all(all[i]);
+    if (best && all[i].filename() == best->filename()) continue;
+    const AtomicPath removed(all[i]);  // takes it out of sight first, then removes it
+    fs::rename(all[i], removed.path());
   }
+}
+
+void remove_partial_checkpoints(const fs::path& output) {
+  for (const fs::path& folder : list_checkpoints(output, /*partial=*/true)) fs::remove_all(folder);
 }
 
 }  // namespace mirabelle

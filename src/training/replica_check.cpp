@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <sstream>
 #include <tuple>
 #include <vector>
@@ -46,12 +47,12 @@ std::string outliers(const std::vector<Copy>& copies) {
     if (counts[copy.hash] > counts[common]) common = copy.hash;
   }
   std::string text;
-  int64_t num_different = 0;
+  std::set<int64_t> ranks;
   for (const Copy& copy : copies) {
-    if (copy.hash == common) continue;
-    text += (num_different++ > 0 ? ", " : "") + std::to_string(copy.rank);
+    if (copy.hash == common || !ranks.insert(copy.rank).second) continue;
+    text += (ranks.size() > 1 ? ", " : "") + std::to_string(copy.rank);
   }
-  return (num_different == 1 ? "rank " : "ranks ") + text;
+  return (ranks.size() == 1 ? "rank " : "ranks ") + text;
 }
 
 }  // namespace
@@ -85,13 +86,7 @@ std::string find_different_replicas(const Transformer& model, const Communicator
     for (int64_t i = 0; i < num_pieces; ++i) {
       const LogicalPiece& piece = places[rank % share.tensor_parallel_size][i];
       auto& [of_place, what] = copies[{piece.name, piece.row_begin, piece.column_begin}];
-      const Copy copy = {rank, all[rank * num_pieces + i]};
-      // a rank that holds several shards may have more than one copy; one that differs is enough
-      if (of_place.empty() || of_place.back().rank != rank) {
-        of_place.push_back(copy);
-      } else if (of_place.back().hash == of_place.front().hash) {
-        of_place.back() = copy;
-      }
+      of_place.push_back({rank, all[rank * num_pieces + i]});
       what = piece;
     }
   }

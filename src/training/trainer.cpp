@@ -316,7 +316,7 @@ json Trainer::run(const std::string& config_text) {
     state_.tokens += result.tokens;
     state_.step_seconds += result.seconds;
     state_.seconds = seconds_before_start_ + now_seconds() - start_;
-    last_loss_ = result.loss;
+    state_.loss = result.loss;
     if (result.checkpoint_is_written) commit_checkpoint();
     if (state_.step % config_.log_every_steps == 0 || state_.step == 1 ||
         state_.step == config_.max_steps) {
@@ -355,13 +355,14 @@ void Trainer::prepare_output(const std::string& config_text) {
   const fs::path output = config_.output;
   std::string newest;  // empty: begin anew. One rank looks, so that all see the same.
   if (ranks_.world().rank() == 0) {
-    const auto found = newest_checkpoint(output);
-    const bool has_metrics = fs::exists(output / "metrics.jsonl");
-    if (found ? !config_.resume || read_training_state(*found).finished : has_metrics) {
-      move_aside(output);
-    } else if (found) {
+    const auto found = config_.resume ? resumable_checkpoint(output) : std::nullopt;
+    if (found) {
       newest = found->string();
+    } else if (newest_checkpoint(output) || fs::exists(output / "metrics.jsonl")) {
+      move_aside(output);
     }
+    remove_partial_checkpoints(output);
+    fs::remove(output / "summary.json");  // of a run that goes on
     fs::create_directories(output / "checkpoints");
     write_text_file(output / "config.yaml", config_text);
   }
@@ -384,6 +385,8 @@ void Trainer::load_checkpoint(const fs::path& folder) {
                        stream_);
   if (ranks_.world().rank() != 0) return;
   truncate_metrics(fs::path(config_.output) / "metrics.jsonl", state_.step);
+  // It may have been put in place by a run that was killed before it could mark it.
+  if (state_.best_step == state_.step) mark_best_checkpoint(config_.output, state_.step);
   spdlog::info("resume from {}", folder.string());
 }
 
@@ -411,7 +414,7 @@ bool Trainer::validate_now() {
                  {"ndcg@10", figures.ndcg_at_10},
                  {"seconds", validation_seconds_}}}});
   spdlog::info("step {}: loss {:.4f}, validation recall@10 {:.4f}, NDCG@10 {:.4f}{}", state_.step,
-               last_loss_, figures.recall_at_10, figures.ndcg_at_10, is_best ? " (best)" : "");
+               state_.loss, figures.recall_at_10, figures.ndcg_at_10, is_best ? " (best)" : "");
   return is_best;
 }
 
@@ -485,13 +488,13 @@ void Trainer::log_metrics(const json& line) {
 }
 
 std::string Trainer::reason_to_stop(bool out_of_time) const {
-  if (state_.finished || state_.step >= config_.max_steps) return "max_steps";
+  if (state_.step >= config_.max_steps) return "max_steps";
   if (out_of_time) return "max_wall_seconds";
   if (config_.early_stop_patience > 0 &&
       state_.validations_since_best >= config_.early_stop_patience) {
     return "early_stop";
   }
-  return "";
+  return state_.finished ? "max_steps" : "";  // finished when there were fewer
 }
 
 json Trainer::summary(const std::string& reason) const {
@@ -502,7 +505,7 @@ json Trainer::summary(const std::string& reason) const {
           {"tokens_per_second",
            state_.step_seconds > 0 ? static_cast<double>(state_.tokens) / state_.step_seconds : 0},
           {"stopped_by", reason},
-          {"final_loss", last_loss_},
+          {"final_loss", state_.loss},
           {"best_step", state_.best_step},
           {"best_validation_recall@10", state_.best_recall},
           {"best_validation_ndcg@10", state_.best_ndcg},

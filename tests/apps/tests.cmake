@@ -9,3 +9,9 @@ mirabelle_test(recommend_test SOURCES apps/recommend_test.cpp LIBS mirabelle_con
 mirabelle_test(train_test SOURCES apps/train_test.cpp LIBS mirabelle_core
                APPS mirabelle-data mirabelle-tokenizer-build mirabelle-train mirabelle-evaluate)
 mirabelle_test(bench_test SOURCES apps/bench_test.cpp LIBS mirabelle_core APPS mirabelle-bench)
+
+add_executable(compare_checkpoints ${CMAKE_CURRENT_LIST_DIR}/compare_checkpoints.cpp)
+target_link_libraries(compare_checkpoints PRIVATE mirabelle_config)
+add_test(NAME kill_test COMMAND ${CMAKE_SOURCE_DIR}/launch/kill_test.py --kills 10 --stalls 1
+                                --bin ${CMAKE_BINARY_DIR}/bin)
+set_tests_properties(kill_test PROPERTIES LABELS mpi PROCESSORS 2 TIMEOUT 300)

@@ -37,6 +37,7 @@ struct TrainingState {
   int64_t step = 0;  ///< optimizer steps done
   DataCursor cursor;
   int64_t tokens = 0;       ///< trained on so far
+  double loss = 0;          ///< of the newest step
   double seconds = 0;       ///< spent so far, with validations and checkpoints
   double step_seconds = 0;  ///< of these, in optimizer steps
   double best_ndcg = -1;    ///< of the validations so far; -1 before the first
@@ -111,12 +112,16 @@ class CheckpointWriter {
 
 /// The newest checkpoint of a training output, if there is any.
 std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& output);
+/// The same of a run that is not over: one that is has a finished checkpoint and summary.json.
+std::optional<std::filesystem::path> resumable_checkpoint(const std::filesystem::path& output);
 /// `path` itself if it is a checkpoint; of a training output the best one, or the newest if none
 /// was validated. Throws a kUsage Error if there is none.
 std::filesystem::path find_checkpoint(const std::filesystem::path& path);
 std::filesystem::path checkpoint_folder(const std::filesystem::path& output, int64_t step);
 void mark_best_checkpoint(const std::filesystem::path& output, int64_t step);
-/// Removes all but the newest `keep` and the best.
+/// Removes all but the newest `keep` and the best. At every moment those that are left are whole.
 void remove_old_checkpoints(const std::filesystem::path& output, int64_t keep);
+/// Removes what killed runs have not finished to write or to remove.
+void remove_partial_checkpoints(const std::filesystem::path& output);
 
 }  // namespace mirabelle

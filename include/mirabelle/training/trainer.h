@@ -73,9 +73,9 @@ class Trainer {
                     int64_t checkpoint_every_steps);
   const TrainingConfig& config() const { return config_; }
 
-  /// Trains from the newest checkpoint of the output folder, if there is an unfinished one, to
-  /// max_steps, max_wall_seconds (since the trainer was made) or early stop. A finished run that
-  /// stands there is moved aside. `config_text` is saved as config.yaml and in every checkpoint.
+  /// Trains from the newest checkpoint of the output folder, if its run is not over, to max_steps,
+  /// max_wall_seconds (since the trainer was made) or early stop. A run that stands there and is
+  /// over is moved aside. `config_text` is saved as config.yaml and in every checkpoint.
   /// Returns the summary that is also written to summary.json. Collective.
   nlohmann::json run(const std::string& config_text);
 
@@ -133,7 +133,6 @@ class Trainer {
   double checkpoint_start_ = 0;  // of the one that is being written, which
   bool checkpoint_is_best_ = false;
   int64_t checkpoint_step_ = 0;
-  double last_loss_ = 0;
 };
 
 }  // namespace mirabelle
