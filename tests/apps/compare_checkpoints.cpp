@@ -24,8 +24,8 @@ std::vector<float> read_everything(const fs::path& folder, const Communicator& s
   std::vector<float> values(3 * size);
   const TensorView all = view_of(values);
   read_checkpoint_tensors(
-      folder, layout,
-      {all.rows(0, size), all.rows(size, 2 * size), all.rows(2 * size, 3 * size)}, self);
+      folder, layout, {all.rows(0, size), all.rows(size, 2 * size), all.rows(2 * size, 3 * size)},
+      self);
   return values;
 }
 

@@ -33,6 +33,7 @@ class CheckpointTest : public ::testing::Test {
     state_.step = 12;
     state_.cursor = {3, 4, 5};
     state_.tokens = 678;
+    state_.loss = 2.0 / 3;
     state_.seconds = 1.0 / 3;
     state_.best_ndcg = 0.1;
     state_.best_recall = 0.2;
@@ -105,6 +106,7 @@ TEST_F(CheckpointTest, GivesBackEveryBit) {
   EXPECT_EQ(state.step, 12);
   EXPECT_EQ(state.cursor, (DataCursor{3, 4, 5}));
   EXPECT_EQ(state.tokens, 678);
+  EXPECT_EQ(state.loss, 2.0 / 3);
   EXPECT_EQ(state.seconds, 1.0 / 3);
   EXPECT_EQ(state.best_ndcg, 0.1);
   EXPECT_EQ(state.best_recall, 0.2);
@@ -379,6 +381,24 @@ TEST_F(CheckpointTest, FindsTheBestElseTheNewest) {
   EXPECT_TRUE(fs::exists(checkpoint_folder(output, 9)));
   EXPECT_FALSE(fs::exists(checkpoint_folder(output, 10)));
   EXPECT_TRUE(fs::exists(checkpoint_folder(output, 200)));
+  remove_partial_checkpoints(output);
+  EXPECT_FALSE(fs::exists(output / "checkpoints" / "step-00000300.partial"));
+  expect_to_read_all(checkpoint_folder(output, 9), layout_);
+  expect_to_read_all(checkpoint_folder(output, 200), layout_);
+}
+
+TEST_F(CheckpointTest, ARunIsResumedUntilItHasItsSummary) {
+  const fs::path output = folder_.path() / "run", summary = output / "summary.json";
+  EXPECT_FALSE(resumable_checkpoint(output).has_value());
+  write(output, 9);
+  EXPECT_EQ(resumable_checkpoint(output), checkpoint_folder(output, 9));
+  write_text_file(summary, "of a run that was out of time");
+  EXPECT_EQ(resumable_checkpoint(output), checkpoint_folder(output, 9));
+  state_.finished = true;
+  write(output, 10);
+  EXPECT_FALSE(resumable_checkpoint(output).has_value());
+  fs::remove(summary);
+  EXPECT_EQ(resumable_checkpoint(output), checkpoint_folder(output, 10));
 }
 
 TEST_F(CheckpointTest, AMissingTokenizerLeavesNothingBehind) {

@@ -5,6 +5,8 @@ mirabelle_test(data_parallel_test SOURCES training/data_parallel_test.cpp LIBS m
                RANKS 1 2 4)
 mirabelle_test(parallel_checkpoint_test SOURCES training/parallel_checkpoint_test.cpp
                LIBS mirabelle_training RANKS 1 2 4)
+mirabelle_test(replica_check_test SOURCES training/replica_check_test.cpp
+               LIBS mirabelle_training RANKS 1 2 4)
 mirabelle_test(layout_test SOURCES training/layout_test.cpp LIBS mirabelle_training RANKS 8)
 mirabelle_test(gradient_error_test SOURCES training/gradient_error_test.cpp LIBS mirabelle_training
                RANKS 8)

@@ -179,6 +179,42 @@ TEST_F(TrainerTest, AFinishedRunIsMovedAsideAndNothingIsLost) {
   EXPECT_TRUE(fs::exists(output("run") / "previous-1" / "checkpoints" / "step-00000020"));
 }
 
+TEST_F(TrainerTest, AFinishedRunThatWasKilledBeforeItsSummaryIsNotDoneAgain) {
+  const TrainingConfig config = tiny_training(output("run"));
+  int validations = 0;
+  auto better_and_better = [&] { return ValidationFigures{0.1, 0.1 * ++validations}; };
+  const json summary = run(config, better_and_better);
+  fs::remove(output("run") / "summary.json");
+  fs::remove(output("run") / "checkpoints" / "best");  // killed even before it was marked
+  EXPECT_EQ(run(config, better_and_better), summary);
+  EXPECT_EQ(validations, 4);
+  EXPECT_FALSE(fs::exists(output("run") / "previous-1"));
+  EXPECT_TRUE(fs::exists(output("run") / "summary.json"));
+  EXPECT_EQ(find_checkpoint(output("run")).filename(), "step-00000020");
+  EXPECT_TRUE(fs::exists(output("run") / "checkpoints" / "best"));
+}
+
+TEST_F(TrainerTest, ARunThatGoesOnHasNoSummaryOfItsPast) {
+  TrainingConfig config = tiny_training(output("run"));
+  config.max_wall_seconds = 1e-9;  // one step
+  run(config);
+  ASSERT_TRUE(fs::exists(output("run") / "summary.json"));
+  config.max_wall_seconds = 0;
+  bool had_summary = true;
+  run(config, [&] {
+    had_summary = fs::exists(output("run") / "summary.json");
+    return ValidationFigures{};
+  });
+  EXPECT_FALSE(had_summary);
+}
+
+TEST_F(TrainerTest, RemovesWhatAKilledRunLeftOfACheckpoint) {
+  const fs::path stale = checkpoint_folder(output("run"), 7).concat(".partial");
+  write_text_file(stale / "tensors-00001-of-00001.h5", "half");
+  run(tiny_training(output("run")));
+  EXPECT_FALSE(fs::exists(stale));
+}
+
 TEST_F(TrainerTest, KeepsTheBestCheckpointAndTheNewestOnes) {
   TrainingConfig config = tiny_training(output("run"));
   config.keep_checkpoints = 1;
