@@ -8,6 +8,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
+#include <ctime>
 #include <mutex>
 
 #include "mirabelle/core/error.h"
@@ -104,6 +105,10 @@ void add_activities(Line& line, const char* before) {
   }
 }
 
+/// mpirun sends SIGKILL to all ranks as soon as one has ended by SIGTERM, so each leaves the others
+/// time for their lines.
+constexpr timespec kTimeForOthers = {0, 500'000'000};
+
 void on_sigterm(int) {
   static std::atomic_flag is_ending;
   if (is_ending.test_and_set()) return;  // mpirun may send it twice, and other threads get it too
@@ -111,6 +116,7 @@ void on_sigterm(int) {
   line << "rank " << board.rank << ": ended by SIGTERM";
   add_activities(line, " while in ");
   line.print();
+  ::nanosleep(&kTimeForOthers, nullptr);
   std::signal(SIGTERM, SIG_DFL);
   std::raise(SIGTERM);
 }

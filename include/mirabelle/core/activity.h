@@ -33,9 +33,10 @@ std::string current_activity();
 /// what it was doing when SIGTERM ends it, which is what mpirun sends to all ranks after one
 /// failed:
 ///
-///   rank 3: waited 60 s in all_reduce of the data-parallel group at step 123; a rank of it is
-///   stalled or dead                                                                 (exit status
-///   1) rank 1: ended by SIGTERM while in step 123, forward
+///   rank 3: waited 60 s in all_reduce of the data-parallel group at step 123; a rank of it is ...
+///   rank 1: ended by SIGTERM while in step 123, forward
+///
+/// The exit status of the first is 1. The second ends half a second after its line.
 ///
 /// One per process, on a thread of its own. Time in which the whole process is suspended does not
 /// count.
