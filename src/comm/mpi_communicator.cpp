@@ -5,6 +5,7 @@
 
 #include "check_collective.h"
 #include "done_collective.h"
+#include "mirabelle/comm/collective_bytes.h"
 #include "mirabelle/comm/communicator.h"
 #include "mirabelle/core/activity.h"
 #include "mirabelle/core/unique_handle.h"
@@ -17,9 +18,6 @@ extern "C" const char* __asan_default_options() { return "detect_leaks=0"; }
 
 namespace mirabelle {
 namespace {
-
-/// An all-reduce of so many bytes is a matter of latency: one phase is better than two.
-constexpr int64_t kSmallBytes = 4096;
 
 /// Calls `body(data, bytes)` for pieces of at most `max_elements`; MPI counts are ints.
 template <typename Body>
@@ -62,7 +60,7 @@ class MpiCommunicator : public Communicator {
                                                       const Stream&) const override {
     check_host("all_reduce", x);
     const int64_t n = x.num_elements();
-    const bool is_small = x.bytes() <= kSmallBytes && n <= group_.max_message_elements;
+    const bool is_small = x.bytes() <= kSmallAllReduceBytes && n <= group_.max_message_elements;
     return start({.operation = "all_reduce",
                   .whole = x,
                   .piece_elements = is_small ? n : (n + size() - 1) / size(),

@@ -19,12 +19,6 @@
 namespace mirabelle {
 namespace {
 
-/// Logits are made for a few rows at a time: about 8 MiB of float32, but enough rows to keep the
-/// product with the head efficient.
-int64_t logits_rows(int64_t num_tokens, int64_t vocab_size) {
-  return std::min(num_tokens, std::max<int64_t>(256, (int64_t{2} << 20) / vocab_size));
-}
-
 /// Where dropout acts, as numbers for its key.
 int64_t embedding_site() { return 0; }
 int64_t attention_site(int64_t layer) { return 1 + 2 * layer; }
@@ -205,6 +199,11 @@ Transformer::Activations Transformer::plan(Arena& arena, int64_t num_tokens) con
   if (is_split) a.vocabulary_sums = take_wide({1 + 2 * shards, rows});
   a.losses = take_wide({num_tokens});
   return a;
+}
+
+/// About 8 MiB of float32, but enough rows to keep the product with the head efficient.
+int64_t Transformer::logits_rows(int64_t num_tokens, int64_t vocab_size) {
+  return std::min(num_tokens, std::max<int64_t>(256, (int64_t{2} << 20) / vocab_size));
 }
 
 Shape Transformer::projected_shape(int64_t num_tokens) const {

@@ -21,6 +21,11 @@ int64_t num_levels(const GradientReducer::Options& options) {
   return std::bit_width(static_cast<uint64_t>(options.parts_per_rank)) - 1;
 }
 
+/// Whether every part's gradient is scattered by itself; else their sum is.
+bool sends_every_part(const GradientReducer::Options& options) {
+  return options.zero_stage == 2 && num_levels(options) == 0;
+}
+
 }  // namespace
 
 GradientReducer::GradientReducer(const Transformer& model, const FlatPartition& partition,
@@ -40,6 +45,15 @@ GradientStorage GradientReducer::storage(const Options& options, int64_t data_pa
   return num_levels(used) > 0 ? GradientStorage::kPerPass : GradientStorage::kAccumulated;
 }
 
+int64_t GradientReducer::num_reductions(const Options& options, int64_t data_parallel_size) {
+  return sends_every_part(effective(options, data_parallel_size)) ? options.parts_per_rank : 1;
+}
+
+int64_t GradientReducer::num_final_passes(const Options& options, int64_t data_parallel_size) {
+  if (num_levels(options) > 0) return options.parts_per_rank;
+  return num_reductions(options, data_parallel_size);
+}
+
 int64_t GradientReducer::bytes(const Options& options, const FlatPartition& partition,
                                DType dtype) {
   const Options used = effective(options, partition.num_ranks());
@@ -55,7 +69,7 @@ PassHooks GradientReducer::hooks(int64_t part, const Stream& stream) {
   PassHooks hooks;
   const bool is_last = part + 1 == options_.parts_per_rank;
   const bool in_tree = num_levels(options_) > 0;
-  const bool sends = keeps_shard() && !in_tree;  // every part's gradient by itself
+  const bool sends = sends_every_part(options_);
   if (keeps_shard()) {
     hooks.gradient_reused = [this, &stream](int64_t, const TensorView& memory) {
       complete_in(memory, stream);

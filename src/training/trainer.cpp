@@ -63,20 +63,6 @@ void move_aside(const fs::path& output) {
   spdlog::info("moved the finished run in {} to {}", output.string(), target.string());
 }
 
-GradientReducer::Options reducer_options(const TrainingConfig& config,
-                                         const ParallelConfig& parallel,
-                                         int64_t data_parallel_size) {
-  return {.zero_stage = parallel.zero_stage,
-          .reproducible = config.reproducible,
-          .parts_per_rank = config.num_parts() / data_parallel_size};
-}
-
-FlatPartition partition_of(const ParallelConfig& parallel, const ParameterLayout& layout,
-                           DType dtype, int64_t data_parallel_size, int64_t rank) {
-  const int64_t bucket_elements = (parallel.gradient_bucket_mib << 20) / size_in_bytes(wide(dtype));
-  return FlatPartition(layout, data_parallel_size, rank, bucket_elements);
-}
-
 /// All ranks between which the summed gradients are divided.
 const Communicator* norm_group(const ParallelConfig& parallel, const ParallelContext& ranks) {
   const bool is_sharded = parallel.zero_stage > 0 && ranks.data().size() > 1;
@@ -131,19 +117,18 @@ Transformer::Limits Trainer::model_limits(const TrainingConfig& config,
   return limits;
 }
 
-void Trainer::add_to_plan(MemoryPlan& plan, const TrainingConfig& config,
-                          const ParallelConfig& parallel, const Transformer& model,
-                          int64_t world_size) {
-  const int64_t data_parallel_size = world_size / parallel.tensor_parallel_size;
-  const FlatPartition partition =
-      partition_of(parallel, model.layout(), model.dtype(), data_parallel_size, 0);
-  const GradientReducer::Options options = reducer_options(config, parallel, data_parallel_size);
-  const bool is_sharded = parallel.zero_stage > 0;
-  const int64_t sums = GradientReducer::bytes(options, partition, model.dtype());
-  if (sums > 0) plan.add("sums of gradients", sums);
-  plan.add("optimizer",
-           Optimizer::bytes(is_sharded ? partition.num_owned() : partition.num_elements(),
-                            model.dtype()));
+GradientReducer::Options Trainer::reducer_options(const TrainingConfig& config,
+                                                  const ParallelConfig& parallel,
+                                                  int64_t data_parallel_size) {
+  return {.zero_stage = parallel.zero_stage,
+          .reproducible = config.reproducible,
+          .parts_per_rank = config.num_parts() / data_parallel_size};
+}
+
+FlatPartition Trainer::partition_of(const ParallelConfig& parallel, const ParameterLayout& layout,
+                                    DType dtype, int64_t data_parallel_size, int64_t rank) {
+  const int64_t bucket_elements = (parallel.gradient_bucket_mib << 20) / size_in_bytes(wide(dtype));
+  return FlatPartition(layout, data_parallel_size, rank, bucket_elements);
 }
 
 /// This rank's parts of the step at cursor_, which moves on.

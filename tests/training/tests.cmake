@@ -10,3 +10,5 @@ mirabelle_test(replica_check_test SOURCES training/replica_check_test.cpp
 mirabelle_test(layout_test SOURCES training/layout_test.cpp LIBS mirabelle_training RANKS 8)
 mirabelle_test(gradient_error_test SOURCES training/gradient_error_test.cpp LIBS mirabelle_training
                RANKS 8)
+mirabelle_test(plan_test SOURCES training/plan_test.cpp LIBS mirabelle_training RANKS 8)
+mirabelle_test(parallel_plan_test SOURCES training/parallel_plan_test.cpp LIBS mirabelle_training)

@@ -15,6 +15,7 @@ class MemoryPlan {
  public:
   void add(std::string what, int64_t bytes) { items_.emplace_back(std::move(what), bytes); }
   int64_t total() const;
+  const std::vector<std::pair<std::string, int64_t>>& items() const { return items_; }
 
   /// "weights 1.2 GiB, gradients 2.4 GiB: 3.6 GiB"
   std::string describe() const;

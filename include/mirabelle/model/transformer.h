@@ -118,6 +118,9 @@ class Transformer {
   /// Whether a step must end with a pass that has gradient_final, even if nobody listens.
   bool shares_gradients() const;
 
+  /// A training pass makes logits for so many of its tokens at a time.
+  static int64_t logits_rows(int64_t num_tokens, int64_t vocab_size);
+
   /// [1] float64 on the model's device: of the last pass.
   const TensorView& loss_sum() const { return step_.loss_sum.view(); }
 

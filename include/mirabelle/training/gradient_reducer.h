@@ -33,6 +33,10 @@ class GradientReducer {
 
   /// How the model must store its gradients.
   static GradientStorage storage(const Options& options, int64_t data_parallel_size);
+  /// How often in a step a region is reduced over the data-parallel ranks.
+  static int64_t num_reductions(const Options& options, int64_t data_parallel_size);
+  /// Passes of a step that have gradient_final, if any pass has.
+  static int64_t num_final_passes(const Options& options, int64_t data_parallel_size);
   /// What a reducer allocates.
   static int64_t bytes(const Options& options, const FlatPartition& partition, DType dtype);
 

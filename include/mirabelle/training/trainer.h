@@ -8,7 +8,6 @@
 
 #include "mirabelle/comm/parallel_config.h"
 #include "mirabelle/comm/parallel_context.h"
-#include "mirabelle/core/memory_plan.h"
 #include "mirabelle/data/batch_loader.h"
 #include "mirabelle/model/batch_queue.h"
 #include "mirabelle/training/checkpoint.h"
@@ -45,10 +44,12 @@ class Trainer {
   /// The limits of a model that is going to be trained so.
   static Transformer::Limits model_limits(const TrainingConfig& config,
                                           const ParallelConfig& parallel, int64_t world_size);
-  /// What the trainer allocates on the device besides the model. `model` may be a sketch.
-  static void add_to_plan(MemoryPlan& plan, const TrainingConfig& config,
-                          const ParallelConfig& parallel, const Transformer& model,
-                          int64_t world_size);
+  /// How it sums gradients, and how data-parallel ranks share the flat parameters.
+  static GradientReducer::Options reducer_options(const TrainingConfig& config,
+                                                  const ParallelConfig& parallel,
+                                                  int64_t data_parallel_size);
+  static FlatPartition partition_of(const ParallelConfig& parallel, const ParameterLayout& layout,
+                                    DType dtype, int64_t data_parallel_size, int64_t rank);
 
   /// Seconds of each of `num_steps` optimizer steps, and their useful floating-point operations.
   /// The steps are complete, but at learning rate 0; afterwards everything is as before.

@@ -1,0 +1,2 @@
+#include "mirabelle/training/parallel_plan.h"
+#include <gtest/gtest.h>
