@@ -16,6 +16,7 @@
 #include "mirabelle/evaluation/evaluator.h"
 #include "mirabelle/kernels/matmul.h"
 #include "mirabelle/training/trainer.h"
+#include "train_plan.h"
 
 namespace {
 
@@ -31,9 +32,6 @@ TokenTable token_table(const SemanticIds& ids) {
   }
   return table;
 }
-
-/// What cuBLASLt, cuDNN and NCCL take on a GPU, roughly.
-constexpr int64_t kLibraryBytes = int64_t{1} << 30;
 
 /// Everything that a training run is made of, in the order in which it is built.
 struct TrainingRun {
@@ -70,22 +68,9 @@ struct TrainingRun {
   /// Before anything is allocated. Throws if it cannot be.
   static MemoryPlan plan_memory(const Config& config, const SemanticIds& ids, Device device,
                                 const Communicator& world) {
-    const Transformer model = Transformer::sketch(
-        config.model, ids.vocab_size(), ids.padded_vocab_size(), config.training.model_dtype(),
-        limits(config, ids, world.size()), device,
-        model_share(config.training, config.parallel, world.rank(), world.size()));
-    MemoryPlan plan;
-    plan.add("weights", model.weight_bytes());
-    plan.add("gradients", model.gradient_bytes());
-    Trainer::add_to_plan(plan, config.training, config.parallel, model, world.size());
-    plan.add("activations", model.activation_bytes());
-    if (config.training.validation_every_steps > 0) {
-      plan.add("validation", BeamSearch::planned_bytes(model, ids, search_limits(config)));
-    }
-    if (device == Device::kCuda) {
-      plan.add("attention's scratch (at most)", attention_scratch_bytes(config));
-      plan.add("libraries (estimate)", kLibraryBytes);
-    }
+    const MemoryPlan plan = mirabelle::plan_memory(
+        config,
+        planned_run(config, ids.vocab_size(), ids.padded_vocab_size(), device, world.size()), &ids);
     plan.check_fits(available_bytes(device) / ranks_on_device(device, world), device,
                     "a lower training.micro_batch_tokens or a smaller model needs less");
     return plan;
@@ -99,20 +84,6 @@ struct TrainingRun {
             .newest_events_only = config.data.long_histories == "last"};
   }
 
-  /// cuDNN's sums of query gradients, in float32 and padded up to four times; twice that where
-  /// query heads share key heads.
-  static int64_t attention_scratch_bytes(const Config& config) {
-    if (config.training.model_dtype() != DType::kBFloat16 || config.training.reproducible) return 0;
-    const int64_t copies = config.model.num_kv_heads < config.model.num_heads ? 2 : 1;
-    return 4 * copies * config.training.micro_batch_tokens * config.model.hidden_size *
-           size_in_bytes(DType::kFloat32);
-  }
-
-  static BeamSearch::Limits search_limits(const Config& config) {
-    return {config.training.validation_beam_size, config.evaluation.batch_users,
-            config.data.history_length};
-  }
-
   ValidationFigures validate(const Config& config) {
     EvaluationConfig validation = config.evaluation;
     validation.split = "validation";
@@ -120,7 +91,7 @@ struct TrainingRun {
     validation.top_k = {10};
     validation.max_users = config.training.validation_users;
     validation.bootstrap_samples = 0;
-    if (!search) search = std::make_unique<BeamSearch>(model, ids, search_limits(config));
+    if (!search) search = std::make_unique<BeamSearch>(model, ids, validation_limits(config));
     const Recommender recommend = [this](std::span<const RecommendationQuery> queries) {
       return search->search(queries, stream);
     };
@@ -266,12 +237,20 @@ int train(int argc, char** argv, const Communicator& world) {
       "and "
       "goes on from the newest checkpoint there.",
       "mpirun -n 2 mirabelle-train --config configs/beauty/semantic_ids.yaml\n"
-      "mirabelle-train --config run/config.yaml --set training.learning_rate=1e-3",
+      "mirabelle-train --config run/config.yaml --set training.learning_rate=1e-3\n"
+      "mirabelle-train --config configs/scale/plum_3b.yaml --plan --plan-vocab 16386",
       config.sections());
   command_line.app().add_flag("--benchmark", only_benchmark,
                               "time training steps of this configuration against the machine's "
                               "matrix products, and train nothing");
+  PlanOptions plan;
+  plan.add_to(command_line.app());
   if (const auto status = command_line.parse(argc, argv, world)) return *status;
+  if (plan.only_plan) {
+    if (plan.world_sizes.empty()) plan.world_sizes = {world.size()};
+    if (world.rank() == 0) command_line.write_result(plan_runs(config, plan, std::cout));
+    return 0;
+  }
   MIRABELLE_CHECK_USAGE(!config.data.corpus.empty(), "data.corpus must name a corpus folder");
   const Watchdog watchdog(config.parallel.fault_timeout_seconds, world.rank());
 

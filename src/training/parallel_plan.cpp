@@ -14,13 +14,6 @@ constexpr int64_t kLibraryBytes = int64_t{1} << 30;
 /// Of checkpoints: weights and both moments, in float32.
 constexpr int64_t kCheckpointElementBytes = 12;
 
-Transformer sketch(const PlannedRun& run, int64_t rank) {
-  return Transformer::sketch(
-      run.model, run.vocab_size, run.padded_vocab_size, run.training.model_dtype(),
-      Trainer::model_limits(run.training, run.parallel, run.world_size), run.device,
-      model_share(run.training, run.parallel, rank, run.world_size));
-}
-
 GradientReducer::Options reducer_options(const PlannedRun& run) {
   return Trainer::reducer_options(run.training, run.parallel, run.data_parallel_size());
 }
@@ -286,7 +279,14 @@ PartFlops part_flops(const PlannedRun& run, const Transformer& model) {
 
 }  // namespace
 
-MemoryPlan plan_memory(const PlannedRun& run) { return plan_memory(run, sketch(run, 0)); }
+Transformer sketch(const PlannedRun& run, int64_t rank) {
+  return Transformer::sketch(
+      run.model, run.vocab_size, run.padded_vocab_size, run.training.model_dtype(),
+      Trainer::model_limits(run.training, run.parallel, run.world_size), run.device,
+      model_share(run.training, run.parallel, rank, run.world_size));
+}
+
+MemoryPlan plan_memory(const PlannedRun& run) { return plan_memory(run, sketch(run)); }
 
 ParallelPlan plan_training(const PlannedRun& run, const std::vector<int64_t>& part_tokens,
                            int64_t rank) {
@@ -307,7 +307,7 @@ ParallelPlan plan_training(const PlannedRun& run) {
 
 StepEstimate estimate_step(const PlannedRun& run, const ParallelPlan& plan,
                            const MachineRates& rates) {
-  const Transformer model = sketch(run, 0);
+  const Transformer model = sketch(run);
   const FlatPartition partition = partition_of(run, model, 0);
   const double parts = as_double(run.parts_per_rank());
   const double rank_rate =

@@ -26,13 +26,14 @@ struct Layout {
   bool sequence_parallel = false, reproducible = false;
   const char* recompute = "none";
   const char* dtype = "float32";
+  int64_t hidden_size = 64;
 
   int num_ranks() const { return static_cast<int>(tensor * data); }
   std::string name() const {
     std::ostringstream text;
     text << "tensor" << tensor << "_data" << data << "_zero" << zero_stage
          << (sequence_parallel ? "_sequence_parallel" : "") << (reproducible ? "_reproducible" : "")
-         << "_recompute_" << recompute << "_" << dtype;
+         << "_recompute_" << recompute << "_" << dtype << "_hidden" << hidden_size;
     return text.str();
   }
 };
@@ -91,7 +92,7 @@ class PlanTest : public ::testing::TestWithParam<Layout> {
   }
   ~PlanTest() override { world_->barrier(); }
 
-  static PlannedRun planned_run(int64_t hidden_size) {
+  static PlannedRun planned_run() {
     PlannedRun run;
     run.training.output = (path_ / GetParam().name()).string();
     run.training.micro_batch_tokens = kPartTokens;
@@ -105,9 +106,9 @@ class PlanTest : public ::testing::TestWithParam<Layout> {
     run.parallel.sequence_parallel = GetParam().sequence_parallel;
     run.parallel.gradient_bucket_mib = 1;
     run.model = testing::tiny_config();
-    run.model.hidden_size = hidden_size;
+    run.model.hidden_size = GetParam().hidden_size;
     run.model.num_kv_heads = 2;  // fewer than ranks
-    run.model.ffn_hidden_size = 2 * hidden_size;
+    run.model.ffn_hidden_size = 2 * run.model.hidden_size;
     run.model.tie_embeddings = false;
     run.model.dropout = 0.2;
     run.vocab_size = kItems + 1;
@@ -175,7 +176,7 @@ class PlanTest : public ::testing::TestWithParam<Layout> {
 
 TEST_P(PlanTest, IsWhatIsSent) {
   EXPECT_EQ(complaints([&](const Communicator& group) {
-              const PlannedRun run = planned_run(64);
+              const PlannedRun run = planned_run();
               const ParallelContext ranks(group, run.parallel.tensor_parallel_size);
               const Corpus corpus(path_ / "corpus");
               BatchLoader loader = make_loader(corpus);
@@ -191,13 +192,16 @@ TEST_P(PlanTest, IsWhatIsSent) {
             "");
 }
 
-TEST_P(PlanTest, IsWhatIsAllocated) {
+/// Models that are large beside what is not planned.
+class MemoryPlanTest : public PlanTest {};
+
+TEST_P(MemoryPlanTest, IsWhatIsAllocated) {
 #ifdef __SANITIZE_ADDRESS__
   GTEST_SKIP() << "the sanitizer's allocator does not count";
 #endif
   constexpr int64_t kSmallThings = 96 << 10;
   EXPECT_EQ(complaints([&](const Communicator& group) -> std::string {
-              const PlannedRun run = planned_run(128);
+              const PlannedRun run = planned_run();
               const ParallelPlan plan = plan_training(run);
               const ParallelContext ranks(group, run.parallel.tensor_parallel_size);
               const Corpus corpus(path_ / "corpus");
@@ -230,10 +234,23 @@ std::vector<Layout> all_layouts() {
     }
   }
   layouts.push_back({4, 2, 2, true, true, "block", "bfloat16"});
+  layouts.push_back({1, 2, 1, false, false, "none", "float32", 192});  // blocks of two buckets
   return layouts;
 }
 INSTANTIATE_TEST_SUITE_P(Layouts, PlanTest, ::testing::ValuesIn(all_layouts()),
                          [](const auto& info) { return info.param.name(); });
+INSTANTIATE_TEST_SUITE_P(
+    Layouts, MemoryPlanTest,
+    ::testing::Values(Layout{1, 1, 0, false, false, "none", "float32", 128},
+                      Layout{1, 1, 0, false, true, "none", "bfloat16", 128},  // sums of parts
+                      Layout{1, 2, 1, false, false, "attention", "bfloat16", 128},
+                      Layout{1, 4, 2, false, true, "none", "float32", 128},
+                      Layout{1, 8, 2, false, false, "block", "float32", 128},
+                      Layout{2, 1, 0, true, false, "none", "float32", 128},
+                      Layout{2, 4, 2, false, false, "attention", "float32", 128},
+                      Layout{4, 1, 0, false, true, "none", "float32", 128},
+                      Layout{4, 2, 1, true, true, "block", "bfloat16", 128}),
+    [](const auto& info) { return info.param.name(); });
 
 }  // namespace
 }  // namespace mirabelle

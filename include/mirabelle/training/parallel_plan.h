@@ -26,9 +26,12 @@ struct PlannedRun {
   int64_t parts_per_rank() const { return training.num_parts() / data_parallel_size(); }
 };
 
+/// The model of rank `rank`, without memory. Throws a kUsage Error that names the key if the sizes
+/// do not fit together.
+Transformer sketch(const PlannedRun& run, int64_t rank = 0);
+
 /// What a rank allocates on its device, by purpose; all ranks the same. Small arrays (batches,
-/// tables of positions, scalars) are not in it. Throws a kUsage Error that names the key if the
-/// sizes do not fit together.
+/// tables of positions, scalars) are not in it.
 MemoryPlan plan_memory(const PlannedRun& run);
 
 /// What a collective runs beside.
