@@ -265,11 +265,14 @@ PartFlops part_flops(const PlannedRun& run, const Transformer& model) {
   PartFlops flops;
   flops.useful = model.training_flops(lengths);
   double attention = 0;  // of the forward pass
-  for (const int64_t n : lengths)
-    attention += 2 * num_layers * hidden * as_double(n) * as_double(n);
+  for (const int64_t length : lengths) {
+    attention += 2 * num_layers * hidden * as_double(length) * as_double(length);
+  }
   if (run.training.model_recompute() == Recompute::kAttention) flops.recomputed = attention;
   if (run.training.model_recompute() == Recompute::kBlock) {
-    flops.recomputed = (flops.useful - 6 * as_double(run.vocab_size) * hidden * tokens) / 3;
+    const double head = 6 * as_double(run.vocab_size) * hidden * tokens;
+    const double last_product = 2 * tokens * hidden * as_double(run.model.ffn_hidden_size);
+    flops.recomputed = (flops.useful - head) / 3 - num_layers * last_product;
   }
   const int64_t width = sizes.qkv_width + 2 * sizes.ffn_hidden_size;
   flops.weight_gradients =

@@ -102,12 +102,12 @@ Trainer::Trainer(const TrainingConfig& config, const ParallelConfig& parallel, T
 
 Transformer::Limits Trainer::model_limits(const TrainingConfig& config,
                                           const ParallelConfig& parallel, int64_t world_size) {
+  const int64_t multiple = model_share(config, parallel, 0, world_size).token_multiple();
   const int64_t data_parallel_size = world_size / parallel.tensor_parallel_size;
   MIRABELLE_CHECK_USAGE(config.num_parts() % data_parallel_size == 0,
                         "training.global_batch_tokens / training.micro_batch_tokens is ",
                         config.num_parts(), " parts, which must be divisible by the ",
                         data_parallel_size, " data-parallel ranks");
-  const int64_t multiple = model_share(config, parallel, 0, world_size).token_multiple();
   Transformer::Limits limits;
   limits.max_tokens = (config.micro_batch_tokens + multiple - 1) / multiple * multiple;
   limits.max_sequence_tokens = config.max_sequence_tokens;

@@ -15,3 +15,9 @@ target_link_libraries(compare_checkpoints PRIVATE mirabelle_config)
 add_test(NAME kill_test COMMAND ${CMAKE_SOURCE_DIR}/launch/kill_test.py --kills 10 --stalls 1
                                 --bin ${CMAKE_BINARY_DIR}/bin)
 set_tests_properties(kill_test PROPERTIES LABELS mpi PROCESSORS 2 TIMEOUT 300)
+find_package(Python3 REQUIRED COMPONENTS Interpreter)
+add_test(NAME count_traffic
+         COMMAND Python3::Interpreter ${CMAKE_SOURCE_DIR}/launch/count_traffic.py
+                 --bin ${CMAKE_RUNTIME_OUTPUT_DIRECTORY} tensor=2,data=2,zero=2,sequence=1)
+set_tests_properties(count_traffic PROPERTIES LABELS mpi PROCESSORS 4 TIMEOUT 120
+                     SKIP_RETURN_CODE 77 ENVIRONMENT OMP_NUM_THREADS=1)

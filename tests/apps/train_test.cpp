@@ -12,6 +12,7 @@
 
 #include "mirabelle/core/device.h"
 #include "mirabelle/core/files.h"
+#include "mirabelle/core/memory_plan.h"
 #include "support/temporary_folder.h"
 
 namespace mirabelle {
@@ -242,6 +243,50 @@ TEST_F(TrainProgramTest, BenchmarksAgainstTheMatrixProduct) {
   EXPECT_GT(result["matmul_1024_gflops"].get<double>(), 0.1);
   EXPECT_GT(result["tokens_per_second"].get<double>(), 1);
   EXPECT_FALSE(fs::exists(folder / "run"));
+}
+
+TEST_F(TrainProgramTest, PlansWhatARunThenSays) {
+  const std::string train =
+      "mirabelle-train --config tiny.yaml --set backend=cpu --json plan.json ";
+  ASSERT_EQ(run(train + "--plan --world-size 2 --set parallel.zero_stage=1"), 0) << output();
+  const std::string plan = output();
+  EXPECT_NE(plan.find("2 ranks: 1 tensor-parallel x 2 data-parallel, 2 parts each"),
+            std::string::npos)
+      << plan;
+  EXPECT_NE(plan.find("MFU"), std::string::npos) << plan;
+  EXPECT_FALSE(fs::exists(folder / "run"));
+  const json sized = json::parse(read_text_file(folder / "plan.json"))["plans"][0];
+  ASSERT_EQ(run(train + "--set parallel.zero_stage=1 --set training.max_steps=1", 2), 0)
+      << output();
+  const std::string log = output();
+  MemoryPlan memory;
+  for (const char* what : {"weights", "gradients", "optimizer", "activations", "validation"}) {
+    memory.add(what, sized["memory"][what]);
+  }
+  EXPECT_EQ(memory.total(), sized["memory_bytes"]);
+  EXPECT_NE(log.find("memory per rank: " + memory.describe()), std::string::npos) << log << plan;
+}
+
+TEST_F(TrainProgramTest, PlansManyRanksOfALargeModelWithoutCorpus) {
+  const std::string train = "mirabelle-train --config " MIRABELLE_SOURCE
+                            "/configs/scale/plum_3b.yaml --plan --json plan.json ";
+  ASSERT_EQ(run(train + "--plan-vocab 16386 --world-size 8,64,1024 --memory-gib 20"), 0)
+      << output();
+  const json plan = json::parse(read_text_file(folder / "plan.json"));
+  EXPECT_NEAR(plan["parameters"].get<double>(), 3e9, 0.1e9);
+  ASSERT_EQ(plan["plans"].size(), 3u);
+  EXPECT_EQ(plan["plans"][2]["ranks"], 1024);
+  EXPECT_EQ(plan["plans"][2]["data_parallel_size"], 512);
+  EXPECT_FALSE(plan["plans"][0]["fits"].get<bool>());
+  EXPECT_TRUE(plan["plans"][2]["fits"].get<bool>());
+  EXPECT_NE(output().find("WARNING: on 8 ranks a rank needs"), std::string::npos) << output();
+  EXPECT_EQ(output().find("WARNING: on 1024"), std::string::npos) << output();
+  for (const json& sized : plan["plans"]) {
+    const double utilisation = sized["estimate"]["model_flops_utilisation"];
+    EXPECT_TRUE(0.05 < utilisation && utilisation < 0.5) << sized;
+  }
+  EXPECT_EQ(run(train + "--world-size 8"), 2);
+  EXPECT_NE(output().find("--plan-vocab"), std::string::npos) << output();
 }
 
 TEST_F(TrainProgramTest, RefusesWhatCannotBeTrainedInOneLine) {
