@@ -300,9 +300,9 @@ def main():
         print(f"kill_test.py: after {test.faults} faults: {failure}\nsee {folder}", file=sys.stderr)
         return 1
     shutil.rmtree(folder)
-    print(f"{arguments.kills} kills and {arguments.stalls} stalls, {test.finished} runs finished "
-          f"with the bits of the undisturbed one; a job ended at most {test.slowest_end:.1f} s "
-          f"after a fault; {time.time() - start:.0f} s")
+    print(f"kills: {arguments.kills}, stalls: {arguments.stalls}, runs finished with the bits of the "
+          f"undisturbed one: {test.finished}; a job ended at most {test.slowest_end:.1f} s after a "
+          f"fault; {time.time() - start:.0f} s in all")
     return 0
 
 

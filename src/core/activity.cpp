@@ -105,12 +105,14 @@ void add_activities(Line& line, const char* before) {
   }
 }
 
-/// mpirun sends SIGKILL to all ranks as soon as one has ended by SIGTERM, so each leaves the others
-/// time for their lines.
+/// Whether the last line is being said: there is one, of the watchdog or on SIGTERM.
+constinit std::atomic_flag is_ending;
+
+/// mpirun, once it has sent SIGTERM, sends SIGKILL to all ranks as soon as one has ended, so each
+/// leaves the others time for their lines.
 constexpr timespec kTimeForOthers = {0, 500'000'000};
 
 void on_sigterm(int) {
-  static std::atomic_flag is_ending;
   if (is_ending.test_and_set()) return;  // mpirun may send it twice, and other threads get it too
   Line line;
   line << "rank " << board.rank << ": ended by SIGTERM";
@@ -155,7 +157,8 @@ void watch(const std::stop_token& stop, double timeout_seconds) {
     const int64_t current = wait ? wait->number.load() : 0;
     waited = wait && current == number ? waited + interval : 0;
     number = current;
-    if (wait && waited >= timeout_seconds) end_process(*wait, timeout_seconds);
+    const bool is_in_vain = wait && waited >= timeout_seconds;
+    if (is_in_vain && !is_ending.test_and_set()) end_process(*wait, timeout_seconds);
   }
 }
 
