@@ -209,9 +209,9 @@ class Test:
             time.sleep(random.uniform(0, self.run_seconds))
 
     def check_last_words(self, job, pids, rank, fault):
-        """Of the ranks that are left, if they have begun to train."""
+        """Of the ranks that are left, if they have begun to train and have not finished."""
         log = job.log()
-        if "memory per rank" not in log:
+        if "memory per rank" not in log or (job.output / "summary.json").exists():
             return
         for other, pid in pids.items():
             # Open MPI ends a rank at once that was reading the memory of one that has gone.
