@@ -108,12 +108,12 @@ class Job:
     def wait_for_new(self, is_wanted):
         """Until there is a folder in checkpoints/ that this job made, or the job has ended."""
         while self.is_running():
-            for path in (self.output / "checkpoints").glob("step-*"):
-                try:
-                    if is_wanted(path) and path.stat().st_mtime > self.start:
-                        return
-                except OSError:
-                    pass  # has gone
+            try:
+                if any(is_wanted(path) and path.stat().st_mtime > self.start
+                       for path in (self.output / "checkpoints").glob("step-*")):
+                    return
+            except OSError:
+                pass  # has gone meanwhile
             time.sleep(0.001)
 
     def end(self, seconds):
