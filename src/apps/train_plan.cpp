@@ -33,7 +33,7 @@ std::string to_string(Overlap overlap) {
   return "";
 }
 
-/// "27.9 GiB" whatever the size, so that columns compare.
+/// In GiB whatever the size, so that columns compare.
 std::string gib(int64_t bytes) {
   return format_number(static_cast<double>(bytes) / static_cast<double>(int64_t{1} << 30), 2);
 }
@@ -147,9 +147,9 @@ void print_details(const SizedPlan& sized, std::ostream& out) {
 }
 
 void print_overview(const std::vector<SizedPlan>& plans, std::ostream& out) {
-  Table table({"ranks", "tensor", "data", "parts", "memory GiB", "weights + gradients", "optimizer",
-               "activations", "sent GiB tensor", "data", "step ms", "waits tensor", "data",
-               "tokens/s", "MFU %"});
+  Table table({"ranks", "tensor x data", "parts", "memory GiB", "weights, gradients", "optimizer",
+               "activations", "send GiB (tensor)", "(data)", "step ms", "wait ms (tensor)",
+               "(data)", "tokens/s", "MFU %"});
   for (const SizedPlan& sized : plans) {
     int64_t model = 0, optimizer = 0, activations = 0;
     for (const auto& [what, bytes] : sized.plan.memory.items()) {
@@ -158,9 +158,9 @@ void print_overview(const std::vector<SizedPlan>& plans, std::ostream& out) {
       if (what == "activations") activations += bytes;
     }
     const StepEstimate& estimate = sized.estimate;
-    table.add_row({format_count(sized.run.world_size),
-                   std::to_string(sized.run.parallel.tensor_parallel_size),
-                   format_count(sized.run.data_parallel_size()),
+    const std::string grid = std::to_string(sized.run.parallel.tensor_parallel_size) + " x " +
+                             std::to_string(sized.run.data_parallel_size());
+    table.add_row({format_count(sized.run.world_size), grid,
                    format_count(sized.run.parts_per_rank()), gib(sized.plan.memory.total()),
                    gib(model), gib(optimizer), gib(activations), gib(sized.bytes_sent(false)),
                    gib(sized.bytes_sent(true)), milliseconds(estimate.seconds()),
@@ -276,6 +276,7 @@ json plan_runs(const Config& config, const PlanOptions& options, std::ostream& o
     print_overview(plans, out);
   }
   out << "\n" << kAssumptions;
+  if (!ids) out << "Nor is the memory of validations, which depends on the tokenizer.\n";
   for (const SizedPlan& sized : plans) {
     if (sized.fits) continue;
     out << "WARNING: on " << sized.run.world_size << " ranks a rank needs "
