@@ -280,8 +280,8 @@ json plan_runs(const Config& config, const PlanOptions& options, std::ostream& o
   for (const SizedPlan& sized : plans) {
     if (sized.fits) continue;
     out << "WARNING: on " << sized.run.world_size << " ranks a rank needs "
-        << format_bytes(sized.plan.memory.total()) << ", a GPU has "
-        << format_number(options.memory_gib, 1) << " GiB\n";
+        << format_bytes(sized.plan.memory.total()) << ", more than the "
+        << format_number(options.memory_gib, 1) << " GiB of --memory-gib\n";
   }
   return result;
 }
