@@ -227,6 +227,20 @@ json benchmark(TrainingRun& run, const Communicator& world) {
   return result;
 }
 
+void log_summary(const json& result) {
+  const auto best_step = result["best_step"].get<int64_t>();
+  spdlog::info(
+      "{} steps, {} tokens in {} ({} tokens/s), stopped by {}{}",
+      result["train_steps"].get<int64_t>(), format_count(result["train_tokens"].get<int64_t>()),
+      format_duration(result["train_seconds"].get<double>()),
+      format_count(static_cast<int64_t>(result["tokens_per_second"].get<double>())),
+      result["stopped_by"].get<std::string>(),
+      best_step < 0 ? ""
+                    : "; best validation NDCG@10 " +
+                          format_number(result["best_validation_ndcg@10"].get<double>(), 4) +
+                          " at step " + std::to_string(best_step));
+}
+
 int train(int argc, char** argv, const Communicator& world) {
   Config config;
   bool only_benchmark = false;
@@ -265,14 +279,7 @@ int train(int argc, char** argv, const Communicator& world) {
   const json result = run.trainer.run(to_yaml(config));
   if (world.rank() == 0) {
     command_line.write_result(result);
-    spdlog::info(
-        "{} steps, {} tokens in {} ({} tokens/s), stopped by {}; best validation NDCG@10 "
-        "{:.4f} at step {}",
-        result["train_steps"].get<int64_t>(), format_count(result["train_tokens"].get<int64_t>()),
-        format_duration(result["train_seconds"].get<double>()),
-        format_count(static_cast<int64_t>(result["tokens_per_second"].get<double>())),
-        result["stopped_by"].get<std::string>(), result["best_validation_ndcg@10"].get<double>(),
-        result["best_step"].get<int64_t>());
+    log_summary(result);
   }
   return 0;
 }
