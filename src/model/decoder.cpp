@@ -62,7 +62,7 @@ Decoder::Scratch Decoder::plan_scratch(Arena& arena, const Transformer& model, i
   s.projected = take({num_tokens, sizes.num_kv_heads, sizes.group_size + 2, c.head_dim()});
   s.attention_out = take({shards, num_tokens, sizes.attention_width});
   s.attention_log_sum = take_wide({num_tokens, sizes.num_heads});
-  s.gate_up = take({shards, num_tokens, 2, sizes.ffn_hidden_size});
+  s.gate_up = take({shards, num_tokens, 2 * sizes.ffn_hidden_size});
   s.swiglu_out = take({shards, num_tokens, sizes.ffn_hidden_size});
   s.positions = arena.allocate({num_tokens}, DType::kInt32);
   return s;
@@ -96,11 +96,8 @@ Decoder::Memory Decoder::plan(Arena& arena, const Transformer& model, const Limi
 }
 
 Decoder::Scratch Decoder::Scratch::of_tokens(int64_t n) const {
-  const auto of_shards = [&](const TensorView& x) {  // [shards, n, ...]
-    const int64_t shards = x.shape[0];
-    const Shape row = x.shape.inner().inner();
-    return x.first({shards * n, row.num_elements()})
-        .reshaped(row.rank() == 1 ? Shape{shards, n, row[0]} : Shape{shards, n, row[0], row[1]});
+  const auto of_shards = [&](const TensorView& x) {  // [shards, n, width]
+    return x.first({x.shape[0], n, x.shape[2]});
   };
   return {residual.rows(0, n),
           norm_out.rows(0, n),
@@ -155,13 +152,12 @@ void Decoder::finish_layer(int64_t layer, const Scratch& s, const Stream& stream
   sum_products(s, s.attention_out, w.attention_output, stream);
   residual_rms_norm_forward(s.norm_out, s.residual, s.rstd, s.residual, s.branch, w.ffn_norm,
                             model_.config().norm_epsilon, {}, stream);
-  const int64_t num_tokens = s.gate_up.shape[1], ffn = s.gate_up.shape[3];
-  const int64_t rows = s.gate_up.shape[0] * num_tokens;
+  const int64_t rows = s.gate_up.shape[0] * s.gate_up.shape[1];
   for (int64_t shard = 0; shard < s.gate_up.shape[0]; ++shard) {
-    linear_forward(s.gate_up.slice(shard).reshaped({num_tokens, 2 * ffn}), s.norm_out,
-                   w.gate_up.slice(shard), stream);
+    linear_forward(s.gate_up.slice(shard), s.norm_out, w.gate_up.slice(shard), stream);
   }
-  swiglu_forward(s.swiglu_out.reshaped({rows, ffn}), s.gate_up.reshaped({rows, 1, 2, ffn}), stream);
+  swiglu_forward(s.swiglu_out.reshaped({rows, s.swiglu_out.shape[2]}),
+                 s.gate_up.reshaped(model_.layout().sizes().gate_up_shape(rows)), stream);
   sum_products(s, s.swiglu_out, w.down, stream);
 }
 

@@ -87,28 +87,36 @@ void ParameterLayout::add_layer_pieces(int64_t index, std::vector<LogicalPiece>&
                         is_query || head % sizes_.kv_replicas == 0});
     }
   };
-  // a matrix whose rows (or columns) are split evenly; shards are `stride` elements apart
-  const auto add_split = [&](const char* name, const Shape& shape, bool by_columns, int64_t offset,
-                             int64_t stride) {
-    const int64_t width = (by_columns ? shape[1] : shape[0]) / share_.num_shards;
+  // a matrix whose columns are split evenly
+  const auto add_columns = [&](const char* name, const Shape& shape, int64_t offset) {
+    const int64_t width = shape[1] / share_.num_shards;
     for (int64_t shard = 0; shard < shards; ++shard) {
-      const int64_t begin = (first + shard) * width;
-      pieces.push_back({layer_name(index, name), shape, by_columns ? 0 : begin,
-                        by_columns ? shape[0] : width, by_columns ? begin : 0,
-                        by_columns ? width : shape[1], offset + shard * stride});
+      pieces.push_back({layer_name(index, name), shape, 0, shape[0], (first + shard) * width, width,
+                        offset + shard * shape[0] * width});
+    }
+  };
+  // the first or second half of each block of gate and up projection
+  const auto add_blocks = [&](const char* name, int64_t half) {
+    const int64_t rows = sizes_.ffn_block_size;
+    for (int64_t i = 0; i < shards * sizes_.num_ffn_blocks; ++i) {
+      pieces.push_back({layer_name(index, name),
+                        {config_.ffn_hidden_size, hidden},
+                        first * ffn + i * rows,
+                        rows,
+                        0,
+                        hidden,
+                        layer.gate_up + (2 * i + half) * rows * hidden});
     }
   };
   const int64_t query_rows = sizes_.group_size * head_dim;
   add_heads("self_attn.q_proj.weight", config_.num_heads, query_rows, 0);
   add_heads("self_attn.k_proj.weight", config_.num_kv_heads, head_dim, query_rows);
   add_heads("self_attn.v_proj.weight", config_.num_kv_heads, head_dim, query_rows + head_dim);
-  add_split("self_attn.o_proj.weight", {hidden, config_.num_heads * head_dim}, true,
-            layer.attention_output, hidden * sizes_.attention_width);
-  const Shape up_shape = {config_.ffn_hidden_size, hidden};
-  add_split("mlp.gate_proj.weight", up_shape, false, layer.gate_up, 2 * ffn * hidden);
-  add_split("mlp.up_proj.weight", up_shape, false, layer.gate_up + ffn * hidden, 2 * ffn * hidden);
-  add_split("mlp.down_proj.weight", {hidden, config_.ffn_hidden_size}, true, layer.down,
-            hidden * ffn);
+  add_columns("self_attn.o_proj.weight", {hidden, config_.num_heads * head_dim},
+              layer.attention_output);
+  add_blocks("mlp.gate_proj.weight", 0);
+  add_blocks("mlp.up_proj.weight", 1);
+  add_columns("mlp.down_proj.weight", {hidden, config_.ffn_hidden_size}, layer.down);
   const bool is_primary = share_.tensor_parallel_rank == 0;
   const int64_t norm = norms() + 2 * index * hidden;
   pieces.push_back(

@@ -157,7 +157,7 @@ Transformer::Activations Transformer::plan(Arena& arena, int64_t num_tokens) con
         take({shards, num_tokens, sizes.num_heads + 2 * sizes.num_kv_heads, config_.head_dim()});
     layer.residual_after_attention = take({local_tokens, hidden});
     layer.ffn_norm_rstd = take_wide({local_tokens});
-    layer.gate_up = take({shards, num_tokens, 2, sizes.ffn_hidden_size});
+    layer.gate_up = take({shards, num_tokens, 2 * sizes.ffn_hidden_size});
   };
   const auto plan_rest = [&](LayerActivations& layer) {
     layer.attention_norm_out = take({local_tokens, hidden});
@@ -343,16 +343,16 @@ void Transformer::apply_ffn(int64_t layer, const Stream& stream) {
   const TensorView& weight = tensors_.layers[layer].gate_up;
   const TensorView x = parallel_.gather_tokens(activations_.full, a.ffn_norm_out, stream);
   for (int64_t shard = 0; shard < num_shards(); ++shard) {
-    linear_forward(a.gate_up.slice(shard).reshaped({a.gate_up.shape[1], weight.shape[1]}), x,
-                   weight.slice(shard), stream);
+    linear_forward(a.gate_up.slice(shard), x, weight.slice(shard), stream);
   }
   apply_swiglu(layer, stream);
 }
 
 void Transformer::apply_swiglu(int64_t layer, const Stream& stream) {
   const LayerActivations& a = activations_.layers[layer];
-  const int64_t rows = a.gate_up.shape[0] * a.gate_up.shape[1], ffn = a.gate_up.shape[3];
-  swiglu_forward(a.swiglu_out.reshaped({rows, ffn}), a.gate_up.reshaped({rows, 1, 2, ffn}), stream);
+  const int64_t rows = a.gate_up.shape[0] * a.gate_up.shape[1];
+  swiglu_forward(a.swiglu_out.reshaped({rows, a.swiglu_out.shape[2]}),
+                 a.gate_up.reshaped(layout_.sizes().gate_up_shape(rows)), stream);
 }
 
 /// branch = sum over shards of x weight^T.
@@ -539,11 +539,12 @@ void Transformer::backward_block(int64_t layer, const PackedBatch& batch, const 
   const TensorView grad_swiglu = activations_.grad_inner.first(a.swiglu_out.shape);
   backward_products(grad_swiglu, grad_w.down, w.down, a.swiglu_out, stream);
   const TensorView grad_gate_up = activations_.widest.first(a.gate_up.shape);
-  const int64_t rows = a.gate_up.shape[0] * a.gate_up.shape[1], ffn = a.gate_up.shape[3];
-  swiglu_backward(grad_gate_up.reshaped({rows, 1, 2, ffn}), grad_swiglu.reshaped({rows, ffn}),
-                  a.gate_up.reshaped({rows, 1, 2, ffn}), stream);
-  backward_projection(grad_gate_up.reshaped({num_shards(), a.gate_up.shape[1], 2 * ffn}),
-                      grad_w.gate_up, w.gate_up, a.ffn_norm_out, stream);
+  const int64_t rows = a.gate_up.shape[0] * a.gate_up.shape[1];
+  const Shape gate_up_shape = layout_.sizes().gate_up_shape(rows);
+  swiglu_backward(grad_gate_up.reshaped(gate_up_shape),
+                  grad_swiglu.reshaped({rows, grad_swiglu.shape[2]}),
+                  a.gate_up.reshaped(gate_up_shape), stream);
+  backward_projection(grad_gate_up, grad_w.gate_up, w.gate_up, a.ffn_norm_out, stream);
   norm_backward(ffn_norm(layer), grad_branch, a.residual_after_attention, a.ffn_norm_rstd,
                 w.ffn_norm, local_dropout_at(batch, attention_site(layer)), stream);
 

@@ -42,7 +42,7 @@ struct FlatRange {
 ///   region 0      embedding        [S, vocab_size, hidden_size]      also the head if tied
 ///   regions 1..L  qkv              [S, num_kv_heads, group_size + 2, head_dim, hidden_size]
 ///                 attention_output [S, hidden_size, attention_width]
-///                 gate_up          [S, 2, ffn_hidden_size, hidden_size]
+///                 gate_up          [S, num_ffn_blocks, 2, ffn_block_size, hidden_size]
 ///                 down             [S, hidden_size, ffn_hidden_size]
 ///   then          head             [S, vocab_size, hidden_size]      unless tied
 ///   the last      norms            [2 * num_layers + 1, hidden_size] attention, feed-forward, ...,

@@ -136,7 +136,7 @@ class Transformer {
     TensorView attention_norm_out, ffn_norm_out;       // [T_l, hidden_size]
     TensorView attention_norm_rstd, ffn_norm_rstd;     // [T_l] wide
     TensorView qkv, attention_out, attention_log_sum;  // [S, T, ...]
-    TensorView gate_up, swiglu_out;                    // [S, T, 2, ffn], [S, T, ffn]
+    TensorView gate_up, swiglu_out;                    // [S, T, 2 ffn], [S, T, ffn]
   };
   struct Activations {
     std::vector<LayerActivations> layers;
