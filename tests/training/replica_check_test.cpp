@@ -105,8 +105,9 @@ TEST_P(ReplicaCheckTest, FindsTheDataParallelRankWithAnotherWeight) {
   constexpr const char* kName = "model.layers.1.mlp.up_proj.weight";
   for (int64_t rank = tensor(); rank < size(); ++rank) {  // of two copies the second is blamed
     const int64_t last_shard = 4 / tensor() * (rank % tensor() + 1) - 1;  // of this rank
+    // a shard has ten rows, in blocks of five
     const std::string rows = " rows [" + std::to_string(10 * last_shard) + ", " +
-                             std::to_string(10 * last_shard + 10) + ")";
+                             std::to_string(10 * last_shard + 5) + ")";
     expect_on_all_ranks(found_after_change(rank, kName, 10 * last_shard),
                         differs(kName + rows, rank));
   }
