@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <sstream>
 
 #include "mirabelle/core/files.h"
@@ -25,13 +26,15 @@ struct Layout {
   int64_t tensor = 1, data = 1, zero_stage = 0;
   bool sequence_parallel = false;
   const char* recompute = "none";
+  DType dtype = DType::kFloat32;
 
   int num_ranks() const { return static_cast<int>(tensor * data); }
   std::string name() const {
     std::ostringstream text;
     text << "tensor" << tensor << "_data" << data << "_zero" << zero_stage
          << (sequence_parallel ? "_sequence_parallel" : "")
-         << (std::string(recompute) == "none" ? "" : std::string("_recompute_") + recompute);
+         << (std::string(recompute) == "none" ? "" : std::string("_recompute_") + recompute)
+         << (dtype == DType::kFloat32 ? "" : std::string("_") + to_string(dtype));
     return text.str();
   }
 };
@@ -60,7 +63,9 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
     path_ = broadcast_text(*world_, folder_ ? folder_->path().string() : "", 0);
     if (world_->rank() == 0) {
       write_tiny_corpus(path_ / "corpus", 150, kItems, 1);
-      expected_ = train_alone();
+      for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+        expected_[dtype] = train_alone(dtype);
+      }
     }
     world_->barrier();
   }
@@ -72,9 +77,10 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
   }
   ~LayoutTest() override { world_->barrier(); }
 
-  static Outcome train_alone() {
-    train(*self_, Layout{}, "alone", kSteps);
-    return read("alone", kSteps);
+  static Outcome train_alone(DType dtype) {
+    const std::string output = std::string("alone_") + to_string(dtype);
+    train(*self_, Layout{.dtype = dtype}, output, kSteps);
+    return read(output, kSteps);
   }
 
   static TrainingConfig training_config(const Layout& layout, const std::string& output,
@@ -113,7 +119,7 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
     TokenTable tokens{0, 1, {}};
     for (int32_t item = 0; item < kItems; ++item) tokens.tokens.push_back(1 + item);
     const Corpus corpus(path_ / "corpus");
-    Transformer model(model_config(), kItems + 1, kPaddedVocab, DType::kFloat32,
+    Transformer model(model_config(), kItems + 1, kPaddedVocab, layout.dtype,
                       Trainer::model_limits(config, parallel, group.size()), Device::kCpu,
                       model_share(config, parallel, group.rank(), group.size()), &ranks.tensor());
     BatchLoader loader(corpus, tokens,
@@ -167,7 +173,7 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
   static inline std::unique_ptr<Communicator> world_, self_;
   static inline std::unique_ptr<testing::TemporaryFolder> folder_;
   static inline fs::path path_;
-  static inline Outcome expected_;  // on rank 0
+  static inline std::map<DType, Outcome> expected_;  // on rank 0; weights are the master weights
 };
 
 TEST_P(LayoutTest, TrainsToTheBitsOfOneRank) {
@@ -175,8 +181,9 @@ TEST_P(LayoutTest, TrainsToTheBitsOfOneRank) {
   if (const auto group = group_of(GetParam())) train(*group, GetParam(), output, kSteps);
   world_->barrier();
   if (world_->rank() != 0) return;
-  ASSERT_EQ(expected_.losses.size(), kSteps);
-  expect_same_bits(read(output, kSteps), expected_);
+  const Outcome& expected = expected_[GetParam().dtype];
+  ASSERT_EQ(expected.losses.size(), kSteps);
+  expect_same_bits(read(output, kSteps), expected);
 }
 
 std::vector<Layout> all_layouts() {
@@ -192,6 +199,12 @@ std::vector<Layout> all_layouts() {
       layouts.push_back({tensor, data, data > 1 ? 2 : 0, tensor > 1, "attention"});
       layouts.push_back({tensor, data, data > 1 ? 1 : 0, tensor > 1, "block"});
     }
+  }
+  // partial sums are then wider than what they sum up to
+  for (Layout layout : {Layout{1, 4, 2}, Layout{2, 2, 1}, Layout{4, 2, 0}, Layout{2, 2, 2, true},
+                        Layout{4, 1, 0, true, "block"}, Layout{1, 2, 1, false, "attention"}}) {
+    layout.dtype = DType::kBFloat16;
+    layouts.push_back(layout);
   }
   return layouts;
 }
