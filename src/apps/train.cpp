@@ -68,10 +68,12 @@ struct TrainingRun {
   /// Before anything is allocated. Throws if it cannot be.
   static MemoryPlan plan_memory(const Config& config, const SemanticIds& ids, Device device,
                                 const Communicator& world) {
-    const MemoryPlan plan = mirabelle::plan_memory(
-        config,
-        planned_run(config, ids.vocab_size(), ids.padded_vocab_size(), device, world.size()), &ids);
-    plan.check_fits(available_bytes(device) / ranks_on_device(device, world), device,
+    const PlannedRun run =
+        planned_run(config, ids.vocab_size(), ids.padded_vocab_size(), device, world.size());
+    const MemoryPlan plan = mirabelle::plan_memory(config, run, &ids);
+    int64_t available = available_bytes(device) / ranks_on_device(device, world);
+    if (device == Device::kCpu) available -= checkpoint_bytes(run);
+    plan.check_fits(available, device,
                     "a lower training.micro_batch_tokens or a smaller model needs less");
     return plan;
   }

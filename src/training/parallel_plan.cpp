@@ -291,13 +291,17 @@ Transformer sketch(const PlannedRun& run, int64_t rank) {
 
 MemoryPlan plan_memory(const PlannedRun& run) { return plan_memory(run, sketch(run)); }
 
+int64_t checkpoint_bytes(const PlannedRun& run) {
+  return kCheckpointElementBytes * partition_of(run, sketch(run), 0).num_owned();
+}
+
 ParallelPlan plan_training(const PlannedRun& run, const std::vector<int64_t>& part_tokens,
                            int64_t rank) {
   const Transformer model = sketch(run, rank);
   ParallelPlan plan;
   plan.num_parameters = model.layout().num_model_parameters();
   plan.memory = plan_memory(run, model);
-  plan.checkpoint_bytes = kCheckpointElementBytes * partition_of(run, model, rank).num_owned();
+  plan.checkpoint_bytes = checkpoint_bytes(run);
   plan.traffic = StepTraffic(run, model, rank).plan(part_tokens);
   return plan;
 }

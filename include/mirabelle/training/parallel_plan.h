@@ -34,6 +34,9 @@ Transformer sketch(const PlannedRun& run, int64_t rank = 0);
 /// tables of positions, scalars) are not in it.
 MemoryPlan plan_memory(const PlannedRun& run);
 
+/// Host memory of a rank for the checkpoint that is being written; CPU ranks need it besides.
+int64_t checkpoint_bytes(const PlannedRun& run);
+
 /// What a collective runs beside.
 enum class Overlap {
   kNone,             ///< the rank waits
@@ -57,7 +60,7 @@ struct PlannedTraffic {
 struct ParallelPlan {
   int64_t num_parameters = 0;    ///< of the whole model
   MemoryPlan memory;             ///< of a rank, on its device
-  int64_t checkpoint_bytes = 0;  ///< of host memory, for the checkpoint that is being written
+  int64_t checkpoint_bytes = 0;  ///< see checkpoint_bytes()
   std::vector<PlannedTraffic> traffic;
 };
 
