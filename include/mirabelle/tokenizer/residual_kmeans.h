@@ -5,17 +5,11 @@
 #include <vector>
 
 #include "mirabelle/comm/communicator.h"
+#include "mirabelle/tokenizer/item_rows.h"
 #include "mirabelle/tokenizer/residual_quantizer.h"
 #include "mirabelle/tokenizer/tokenizer_config.h"
 
 namespace mirabelle {
-
-/// A matrix [num_items, dim] that is read in pieces, because it may not fit into memory.
-struct ItemRows {
-  int64_t num_items = 0, dim = 0;
-  /// Rows [begin, end) into `out`. Any rank may read any rows.
-  std::function<void(int64_t begin, int64_t end, float* out)> read;
-};
 
 /// Means and deviations of the sources' features, the columns of `rows`, in two passes. With
 /// `per_source` all features of a source get the same deviation (their root mean square).
