@@ -6,6 +6,7 @@ std::vector<ConfigSection> Config::sections() {
   return {config_section("", backend),
           config_section("data", data),
           config_section("tokenizer", tokenizer),
+          config_section("co_occurrence", co_occurrence),
           config_section("model", model),
           config_section("training", training),
           config_section("parallel", parallel),

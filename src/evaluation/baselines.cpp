@@ -3,12 +3,11 @@
 #include <algorithm>
 
 #include "mirabelle/core/error.h"
+#include "mirabelle/data/training_histories.h"
 #include "mirabelle/evaluation/metrics.h"
 
 namespace mirabelle {
 namespace {
-
-constexpr int64_t kUsersPerRead = 65536;
 
 bool contains(std::span<const int32_t> ascending, int32_t item) {
   return std::binary_search(ascending.begin(), ascending.end(), item);
@@ -17,16 +16,7 @@ bool contains(std::span<const int32_t> ascending, int32_t item) {
 }  // namespace
 
 CountingBaselines::CountingBaselines(const Corpus& corpus) : popularity_(corpus.num_items()) {
-  for (int64_t shard = 0; shard < corpus.num_shards(); ++shard) {
-    const int64_t num_users = corpus.shard_users(shard);
-    for (int64_t begin = 0; begin < num_users; begin += kUsersPerRead) {
-      const HistoryBlock block =
-          corpus.read_histories(shard, begin, std::min(begin + kUsersPerRead, num_users));
-      for (int64_t user = 0; user < block.num_users(); ++user) {
-        add_history(block.training_part(user));
-      }
-    }
-  }
+  for_each_training_history(corpus, [&](std::span<const int32_t> items) { add_history(items); });
   finish();
 }
 

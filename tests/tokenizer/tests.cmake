@@ -13,3 +13,5 @@ mirabelle_test(tokenizer_builder_test SOURCES tokenizer/tokenizer_builder_test.c
                LIBS mirabelle_tokenizer)
 mirabelle_test(rank_independence_test SOURCES tokenizer/rank_independence_test.cpp
                LIBS mirabelle_tokenizer RANKS 1 2 3 4)
+mirabelle_test(co_occurrence_test SOURCES tokenizer/co_occurrence_test.cpp
+               LIBS mirabelle_tokenizer RANKS 1 2 4)

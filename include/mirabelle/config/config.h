@@ -9,6 +9,7 @@
 #include "mirabelle/data/data_config.h"
 #include "mirabelle/evaluation/evaluation_config.h"
 #include "mirabelle/model/transformer_config.h"
+#include "mirabelle/tokenizer/co_occurrence.h"
 #include "mirabelle/tokenizer/tokenizer_config.h"
 #include "mirabelle/training/train_config.h"
 
@@ -19,6 +20,7 @@ struct Config {
   BackendConfig backend;
   DataConfig data;
   TokenizerConfig tokenizer;
+  CoOccurrenceConfig co_occurrence;
   TransformerConfig model;
   TrainingConfig training;
   ParallelConfig parallel;
