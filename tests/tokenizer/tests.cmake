@@ -15,3 +15,5 @@ mirabelle_test(rank_independence_test SOURCES tokenizer/rank_independence_test.c
                LIBS mirabelle_tokenizer RANKS 1 2 3 4)
 mirabelle_test(co_occurrence_test SOURCES tokenizer/co_occurrence_test.cpp
                LIBS mirabelle_tokenizer RANKS 1 2 4)
+mirabelle_test(co_occurrence_embedding_test SOURCES tokenizer/co_occurrence_embedding_test.cpp
+               LIBS mirabelle_tokenizer)
