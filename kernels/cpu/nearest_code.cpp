@@ -53,7 +53,7 @@ void nearest_code(int32_t* codes, const T* residual, const T* codebook, int64_t 
                   int64_t codebook_size, int64_t codebook_dim, T* workspace, const Stream& stream) {
   if (n == 0) return;
   T *products = workspace, *half_norms = workspace + n * codebook_size;
-  matmul<D, T>(products, residual, false, codebook, true, false, n, codebook_size, codebook_dim,
+  matmul<D, T>(products, residual, false, codebook, true, false, 1, n, codebook_size, codebook_dim,
                stream);
 #pragma omp parallel for schedule(static)
   for (int64_t j = 0; j < codebook_size; ++j) {

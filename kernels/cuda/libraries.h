@@ -28,7 +28,7 @@ class CudaLibraries {
   cublasLtHandle_t cublaslt() const { return cublaslt_.get(); }
 
   /// The algorithm for a matrix product, chosen once per key.
-  using MatmulKey = std::tuple<int, int, bool, bool, bool, int64_t, int64_t, int64_t, int>;
+  using MatmulKey = std::tuple<int, int, bool, bool, bool, int64_t, int64_t, int64_t, int64_t, int>;
   std::map<MatmulKey, cublasLtMatmulAlgo_t> matmul_algorithms;
 
   /// Bound to the stream; made by the first call, which throws if cuDNN cannot be loaded.

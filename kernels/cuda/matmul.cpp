@@ -23,11 +23,18 @@ using Desc = UniqueHandle<cublasLtMatmulDesc_t, destroy_desc>;
 using Layout = UniqueHandle<cublasLtMatrixLayout_t, destroy_layout>;
 using Preference = UniqueHandle<cublasLtMatmulPreference_t, destroy_preference>;
 
-/// A row-major [rows, columns] matrix, which is a column-major [columns, rows] one to cuBLASLt.
-Layout layout_of(cudaDataType_t type, int64_t rows, int64_t columns) {
-  cublasLtMatrixLayout_t layout = nullptr;
-  CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&layout, type, columns, rows, columns));
-  return Layout(layout);
+/// `count` row-major [rows, columns] matrices, one after the other, which are column-major
+/// [columns, rows] ones to cuBLASLt.
+Layout layout_of(cudaDataType_t type, int64_t count, int64_t rows, int64_t columns) {
+  cublasLtMatrixLayout_t created = nullptr;
+  CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&created, type, columns, rows, columns));
+  Layout layout(created);
+  const auto set = [&](cublasLtMatrixLayoutAttribute_t attribute, auto value) {
+    CUBLAS_CHECK(cublasLtMatrixLayoutSetAttribute(layout.get(), attribute, &value, sizeof(value)));
+  };
+  set(CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<int32_t>(count));
+  set(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, rows * columns);
+  return layout;
 }
 
 template <typename Value>
@@ -35,11 +42,12 @@ void set(const Desc& desc, cublasLtMatmulDescAttributes_t attribute, Value value
   CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(desc.get(), attribute, &value, sizeof(value)));
 }
 
-/// The largest power of two that divides the address, up to 16; some algorithms want 16.
-int alignment_of(const void* pointer) {
-  const auto address = reinterpret_cast<uintptr_t>(pointer);
+/// The largest power of two that divides the addresses of these matrices, up to 16; some algorithms
+/// want 16.
+int alignment_of(const void* first, int64_t count, int64_t matrix_bytes) {
+  const auto address = reinterpret_cast<uintptr_t>(first);
   int alignment = 16;
-  while (address % alignment != 0) alignment /= 2;
+  while (address % alignment != 0 || (count > 1 && matrix_bytes % alignment != 0)) alignment /= 2;
   return alignment;
 }
 
@@ -75,10 +83,11 @@ cublasLtMatmulAlgo_t choose_algorithm(cublasLtHandle_t handle, const Desc& desc,
 // operands exchanged.
 template <Device D, typename T, typename Out>
 void matmul(Out* out, const T* a, bool transpose_a, const T* b, bool transpose_b, bool accumulate,
-            int64_t m, int64_t n, int64_t k, const Stream& stream) {
-  if (m == 0 || n == 0) return;
+            int64_t count, int64_t m, int64_t n, int64_t k, const Stream& stream) {
+  if (count == 0 || m == 0 || n == 0) return;
   if (k == 0) {
-    if (!accumulate) CUDA_CHECK(cudaMemsetAsync(out, 0, m * n * sizeof(Out), stream.cuda()));
+    if (!accumulate)
+      CUDA_CHECK(cudaMemsetAsync(out, 0, count * m * n * sizeof(Out), stream.cuda()));
     return;
   }
   cublasLtMatmulDesc_t created = nullptr;
@@ -86,14 +95,17 @@ void matmul(Out* out, const T* a, bool transpose_a, const T* b, bool transpose_b
   const Desc desc(created);
   set(desc, CUBLASLT_MATMUL_DESC_TRANSA, transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(desc, CUBLASLT_MATMUL_DESC_TRANSB, transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
-  const Layout layout_b = layout_of(kCudaType<T>, transpose_b ? n : k, transpose_b ? k : n);
-  const Layout layout_a = layout_of(kCudaType<T>, transpose_a ? k : m, transpose_a ? m : k);
-  const Layout layout_out = layout_of(kCudaType<Out>, m, n);
+  const Layout layout_b = layout_of(kCudaType<T>, count, transpose_b ? n : k, transpose_b ? k : n);
+  const Layout layout_a = layout_of(kCudaType<T>, count, transpose_a ? k : m, transpose_a ? m : k);
+  const Layout layout_out = layout_of(kCudaType<Out>, count, m, n);
 
   CudaLibraries& libraries = libraries_of(stream);
-  const int alignment = std::min({alignment_of(a), alignment_of(b), alignment_of(out)});
+  const int alignment = std::min({alignment_of(a, count, m * k * sizeof(T)),
+                                  alignment_of(b, count, k * n * sizeof(T)),
+                                  alignment_of(out, count, m * n * sizeof(Out))});
   const CudaLibraries::MatmulKey key{
-      kCudaType<T>, kCudaType<Out>, transpose_a, transpose_b, accumulate, m, n, k, alignment};
+      kCudaType<T>, kCudaType<Out>, transpose_a, transpose_b, accumulate, count, m, n, k,
+      alignment};
   auto found = libraries.matmul_algorithms.find(key);
   if (found == libraries.matmul_algorithms.end()) {
     const auto chosen = choose_algorithm(libraries.cublaslt(), desc, layout_b, layout_a, layout_out,
@@ -109,7 +121,7 @@ void matmul(Out* out, const T* a, bool transpose_a, const T* b, bool transpose_b
 
 #define INSTANTIATE(T, Out)                                                                        \
   template void matmul<Device::kCuda, T, Out>(Out*, const T*, bool, const T*, bool, bool, int64_t, \
-                                              int64_t, int64_t, const Stream&);
+                                              int64_t, int64_t, int64_t, const Stream&);
 INSTANTIATE(float, float)
 INSTANTIATE(BFloat16, BFloat16)
 INSTANTIATE(BFloat16, float)

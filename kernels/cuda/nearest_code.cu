@@ -138,7 +138,7 @@ void nearest_code<Device::kCuda, float>(int32_t* codes, const float* residual,
                                         const Stream& stream) {
   if (n == 0) return;
   float *products = workspace, *half_norms = workspace + n * codebook_size;
-  matmul<Device::kCuda, float, float>(products, residual, false, codebook, true, false, n,
+  matmul<Device::kCuda, float, float>(products, residual, false, codebook, true, false, 1, n,
                                       codebook_size, codebook_dim, stream);
   half_norms_kernel<<<ceil_div(codebook_size, kWarps), kThreads, 0, stream.cuda()>>>(
       half_norms, codebook, codebook_size, codebook_dim);

@@ -27,7 +27,12 @@ bool attention_cudnn_backward(BFloat16*, const BFloat16*, const BFloat16*, const
 
 template <Device D, typename T, typename Out>
 void matmul(Out* out, const T* a, bool transpose_a, const T* b, bool transpose_b, bool accumulate,
-            int64_t m, int64_t n, int64_t k, const Stream&) {
+            int64_t count, int64_t m, int64_t n, int64_t k, const Stream& stream) {
+  for (int64_t i = 1; i < count; ++i) {
+    matmul<D>(out + i * m * n, a + i * m * k, transpose_a, b + i * k * n, transpose_b, accumulate,
+              1, m, n, k, stream);
+  }
+  if (count == 0) return;
   emulation::enqueue([=] {
     std::vector<float> b_rows(k * n), sums(n);
     for (int64_t l = 0; l < k; ++l) {
@@ -50,7 +55,7 @@ void matmul(Out* out, const T* a, bool transpose_a, const T* b, bool transpose_b
 
 #define INSTANTIATE(T, Out)                                                                        \
   template void matmul<Device::kCuda, T, Out>(Out*, const T*, bool, const T*, bool, bool, int64_t, \
-                                              int64_t, int64_t, const Stream&);
+                                              int64_t, int64_t, int64_t, const Stream&);
 INSTANTIATE(float, float)
 INSTANTIATE(BFloat16, BFloat16)
 INSTANTIATE(BFloat16, float)

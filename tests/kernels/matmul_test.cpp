@@ -99,6 +99,56 @@ TEST_P(MatmulTest, LargeTilesFollowTheFormula) {
   expect_formula(1030, 530, 9, true, false, Accumulate::kYes);
 }
 
+TEST_P(MatmulTest, ABatchIsTheSameAsItsMatricesByThemselves) {
+  for (const auto& [count, m, n, k] : {std::array<int64_t, 4>{0, 3, 4, 5},
+                                       {1, 7, 5, 3},
+                                       {3, 1, 9, 7},
+                                       {5, 33, 17, 65},
+                                       {4, 64, 300, 64},
+                                       {2, 3, 4, 0}}) {
+    for (const auto& [transpose_a, transpose_b] :
+         {std::array<bool, 2>{false, false}, {false, true}, {true, false}, {true, true}}) {
+      for (const Accumulate accumulate : {Accumulate::kNo, Accumulate::kYes}) {
+        const Buffer a = tensor(transpose_a ? Shape{count, k, m} : Shape{count, m, k},
+                                random_values(count * m * k, 1));
+        const Buffer b = tensor(transpose_b ? Shape{count, n, k} : Shape{count, k, n},
+                                random_values(count * k * n, 2));
+        const Values before = random_values(count * m * n, 3);
+        const Buffer batch = wide_tensor({count, m, n}, before);
+        const Buffer alone = wide_tensor({count, m, n}, before);
+        batched_matmul(batch.view(), a.view(), transpose_a, b.view(), transpose_b, accumulate,
+                       stream_);
+        for (int64_t i = 0; i < count; ++i) {
+          matmul(alone.view().slice(i), a.view().slice(i), transpose_a, b.view().slice(i),
+                 transpose_b, accumulate, stream_);
+        }
+        SCOPED_TRACE(::testing::Message() << count << " of " << m << " x " << n << " x " << k);
+        if (GetParam().device == Device::kCpu) {
+          EXPECT_EQ(to_doubles(batch.view()), to_doubles(alone.view()));
+        } else {
+          expect_near(to_doubles(batch.view()), to_doubles(alone.view()),
+                      wide_tolerance() * std::sqrt(1.0 + k), "out");
+        }
+      }
+    }
+  }
+}
+
+TEST_P(MatmulTest, ABatchRefusesOperandsThatDisagree) {
+  const Buffer a = tensor({2, 3, 4}, Values(24, 0.0)), b = tensor({3, 4, 2}, Values(24, 0.0));
+  const Buffer out = tensor({2, 3, 3}, Values(18, 0.0)), matrix = tensor({6, 4}, Values(24, 0.0));
+  const auto product = [&](const TensorView& c, const TensorView& x, const TensorView& y) {
+    batched_matmul(c, x, false, y, false, Accumulate::kNo, stream_);
+  };
+  const TensorView c = out.view(), x = a.view();
+  expect_error("a has shape [6, 4], wanted [count,", [&] { product(c, matrix.view(), x); });
+  expect_error("b has shape [6, 4], wanted [count,", [&] { product(c, x, matrix.view()); });
+  expect_error("b has shape [3, 4, 2], wanted [2, 4, 2]", [&] { product(c, x, b.view()); });
+  expect_error("out has shape [2, 3, 3], wanted [2, 3, 2]", [&] {
+    product(c, x, b.view().reshaped({2, 4, 3}).first({2, 4, 2}));
+  });
+}
+
 TEST_P(MatmulTest, AddsToOutWhereAsked) {
   expect_formula_for_all_transpositions(7, 5, 3, Accumulate::kYes);
   expect_formula_for_all_transpositions(150, 143, 67, Accumulate::kYes);

@@ -14,6 +14,11 @@ enum class Accumulate { kNo, kYes };  ///< overwrite `out`, or add to it
 void matmul(const TensorView& out, const TensorView& a, bool transpose_a, const TensorView& b,
             bool transpose_b, Accumulate accumulate, const Stream& stream);
 
+/// The same for each of `count` matrices: out [count, m, n], and a and b with three axes too.
+void batched_matmul(const TensorView& out, const TensorView& a, bool transpose_a,
+                    const TensorView& b, bool transpose_b, Accumulate accumulate,
+                    const Stream& stream);
+
 /// out [num_tokens, out_features] = x [num_tokens, in_features] weight^T.
 void linear_forward(const TensorView& out, const TensorView& x, const TensorView& weight,
                     const Stream& stream);
@@ -27,7 +32,7 @@ void linear_backward_weight(const TensorView& grad_weight, const TensorView& gra
 namespace backend {
 template <Device D, typename T, typename Out = T>
 void matmul(Out* out, const T* a, bool transpose_a, const T* b, bool transpose_b, bool accumulate,
-            int64_t m, int64_t n, int64_t k, const Stream& stream);
+            int64_t count, int64_t m, int64_t n, int64_t k, const Stream& stream);
 }  // namespace backend
 
 }  // namespace mirabelle
