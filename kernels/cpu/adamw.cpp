@@ -4,6 +4,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "cpu/clip_scale.h"
 #include "cpu/parallel_threshold.h"
 
 namespace mirabelle::backend {
@@ -24,8 +25,7 @@ void adamw_update(T* parameter, Wide<T>* master, Wide<T>* exp_avg, Wide<T>* exp_
   const double correction2 = 1 - std::pow(step.beta2, static_cast<double>(step.step));
   const W beta1 = static_cast<W>(step.beta1), one_minus_beta1 = static_cast<W>(1 - step.beta1);
   const W beta2 = static_cast<W>(step.beta2), one_minus_beta2 = static_cast<W>(1 - step.beta2);
-  const double norm = grad_squares ? std::sqrt(*grad_squares) : 0;
-  const W grad_scale = static_cast<W>(norm > step.max_grad_norm ? step.max_grad_norm / norm : 1);
+  const W grad_scale = static_cast<W>(clip_scale(grad_squares, step.max_grad_norm));
   const W epsilon = static_cast<W>(step.epsilon);
   const W step_size = static_cast<W>(step.learning_rate / correction1);
   const W inverse_correction2 = static_cast<W>(1 / correction2);

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "cuda/clip_scale.cuh"
 #include "cuda/vector_load.cuh"
 #include "mirabelle/kernels/adamw.h"
 
@@ -20,8 +21,7 @@ __global__ void __launch_bounds__(kThreads)
                  const double* grad_squares, int64_t n, Factors f) {
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kVector;
   if (first >= n) return;
-  const float norm = grad_squares ? static_cast<float>(sqrt(*grad_squares)) : 0.0f;
-  const float grad_scale = norm > f.max_grad_norm ? f.max_grad_norm / norm : 1.0f;
+  const float grad_scale = clip_scale(grad_squares, f.max_grad_norm);
   Vector x =
       master ? load_vector<kAligned>(master, first, n) : load_vector<kAligned>(parameter, first, n);
   Vector m = load_vector<kAligned>(exp_avg, first, n);
@@ -47,7 +47,6 @@ template <Device D, typename T>
 void adamw_update(T* parameter, Wide<T>* master, Wide<T>* exp_avg, Wide<T>* exp_avg_sq,
                   const Wide<T>* grad, const double* grad_squares, int64_t n, const AdamWStep& step,
                   const Stream& stream) {
-  if (n == 0) return;
   const double correction1 = 1 - std::pow(step.beta1, static_cast<double>(step.step));
   const double correction2 = 1 - std::pow(step.beta2, static_cast<double>(step.step));
   const Factors factors = {static_cast<float>(step.beta1),
@@ -59,20 +58,15 @@ void adamw_update(T* parameter, Wide<T>* master, Wide<T>* exp_avg, Wide<T>* exp_
                            static_cast<float>(step.epsilon),
                            static_cast<float>(step.learning_rate * step.weight_decay),
                            static_cast<float>(step.max_grad_norm)};
-  // The last vector may be short, which only the unaligned path can take; so it takes it alone.
-  const int64_t whole = rows_are_aligned(0, {parameter, master, exp_avg, exp_avg_sq, grad})
-                            ? n / kVector * kVector
-                            : 0;
-  const auto launch = [&]<bool kAligned>(int64_t begin, int64_t end) {
-    if (begin == end) return;
-    const int64_t num_vectors = ceil_div(end - begin, kVector);
-    adamw_kernel<kAligned><<<ceil_div(num_vectors, kThreads), kThreads, 0, stream.cuda()>>>(
-        parameter + begin, master ? master + begin : nullptr, exp_avg + begin, exp_avg_sq + begin,
-        grad + begin, grad_squares, end - begin, factors);
-    CUDA_CHECK(cudaGetLastError());
-  };
-  launch.template operator()<true>(0, whole);
-  launch.template operator()<false>(whole, n);
+  split_by_alignment(
+      n, {parameter, master, exp_avg, exp_avg_sq, grad},
+      [&]<bool kAligned>(int64_t begin, int64_t end) {
+        const int64_t num_vectors = ceil_div(end - begin, kVector);
+        adamw_kernel<kAligned><<<ceil_div(num_vectors, kThreads), kThreads, 0, stream.cuda()>>>(
+            parameter + begin, master ? master + begin : nullptr, exp_avg + begin,
+            exp_avg_sq + begin, grad + begin, grad_squares, end - begin, factors);
+        CUDA_CHECK(cudaGetLastError());
+      });
 }
 
 #define INSTANTIATE(T)                                                                   \

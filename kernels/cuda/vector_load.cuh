@@ -80,6 +80,15 @@ __device__ inline void store_vector(T* row, int64_t first, int64_t size, const V
   }
 }
 
+/// Calls body.operator()<kAligned>(begin, end) for the parts of flat arrays of n elements. The last
+/// vector may be short, which only the unaligned path can take; so it takes it alone.
+template <typename Body>
+void split_by_alignment(int64_t n, std::initializer_list<const void*> arrays, Body&& body) {
+  const int64_t whole = rows_are_aligned(0, arrays) ? n / kVector * kVector : 0;
+  if (whole > 0) body.template operator()<true>(0, whole);
+  if (whole < n) body.template operator()<false>(whole, n);
+}
+
 /// Calls body.operator()<flag>().
 template <typename Body>
 void dispatch_flag(bool flag, Body&& body) {

@@ -10,6 +10,7 @@ mirabelle_test(convert_test SOURCES kernels/convert_test.cpp LIBS mirabelle_kern
 mirabelle_test(cross_entropy_test SOURCES kernels/cross_entropy_test.cpp LIBS mirabelle_kernels)
 mirabelle_test(embedding_test SOURCES kernels/embedding_test.cpp LIBS mirabelle_kernels)
 mirabelle_test(matmul_test SOURCES kernels/matmul_test.cpp LIBS mirabelle_kernels)
+mirabelle_test(muon_test SOURCES kernels/muon_test.cpp LIBS mirabelle_kernels)
 mirabelle_test(reduce_test SOURCES kernels/reduce_test.cpp LIBS mirabelle_kernels)
 mirabelle_test(rms_norm_test SOURCES kernels/rms_norm_test.cpp LIBS mirabelle_kernels)
 mirabelle_test(rotary_embedding_test SOURCES kernels/rotary_embedding_test.cpp LIBS mirabelle_kernels)
