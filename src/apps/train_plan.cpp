@@ -214,6 +214,8 @@ void PlanOptions::add_to(CLI::App& app) {
 MachineRates PlanOptions::rates() const {
   return {.flops_per_second = gpu_tflops * 1e12,
           .efficiency = efficiency,
+          .float32_flops_per_second =
+              std::min(gpu_tflops * 1e12, MachineRates().float32_flops_per_second),
           .memory_bytes_per_second = memory_gbs * 1e9,
           .tensor_bytes_per_second = tensor_gbs * 1e9,
           .data_bytes_per_second = data_gbs * 1e9,

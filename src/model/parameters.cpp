@@ -131,6 +131,22 @@ void ParameterLayout::add_layer_pieces(int64_t index, std::vector<LogicalPiece>&
                     is_primary});
 }
 
+std::vector<MatrixBatch> ParameterLayout::layer_matrices(int64_t index) const {
+  const Layer& layer = layers_[index];
+  const int64_t hidden = config_.hidden_size, head_dim = config_.head_dim();
+  std::vector<MatrixBatch> matrices;
+  for (int64_t shard = 0; shard < share_.num_local_shards(); ++shard) {
+    const auto add = [&](int64_t offset, int64_t count, int64_t rows, int64_t columns) {
+      matrices.push_back({offset + shard * count * rows * columns, count, rows, columns});
+    };
+    add(layer.qkv, sizes_.qkv_width / head_dim, head_dim, hidden);
+    add(layer.attention_output, 1, hidden, sizes_.attention_width);
+    add(layer.gate_up, 1, 2 * sizes_.ffn_hidden_size, hidden);
+    add(layer.down, 1, hidden, sizes_.ffn_hidden_size);
+  }
+  return matrices;
+}
+
 std::vector<FlatRange> ParameterLayout::primary_ranges() const {
   std::vector<FlatRange> copies;
   for (const LogicalPiece& piece : pieces()) {

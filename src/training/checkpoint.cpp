@@ -35,7 +35,8 @@ json to_json(const TrainingState& state) {
       {"best_recall", state.best_recall},
       {"best_step", state.best_step},
       {"validations_since_best", state.validations_since_best},
-      {"finished", state.finished}};
+      {"finished", state.finished},
+      {"optimizer", state.optimizer}};
 }
 
 TrainingState state_from_json(const json& state) {
@@ -53,6 +54,7 @@ TrainingState state_from_json(const json& state) {
   state.at("best_step").get_to(result.best_step);
   state.at("validations_since_best").get_to(result.validations_since_best);
   state.at("finished").get_to(result.finished);
+  result.optimizer = state.value("optimizer", result.optimizer);  // there was only one
   return result;
 }
 

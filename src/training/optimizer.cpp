@@ -6,17 +6,35 @@
 #include "mirabelle/core/profile_range.h"
 #include "mirabelle/kernels/adamw.h"
 #include "mirabelle/kernels/convert.h"
+#include "mirabelle/kernels/muon.h"
 #include "mirabelle/kernels/reduce.h"
 
 namespace mirabelle {
+namespace {
+
+/// Elements of a layer's region; they are all of one size.
+int64_t layer_elements(const ParameterLayout& layout) {
+  return layout.regions()[layout.layer_region(0)].size();
+}
+
+int64_t scratch_elements(const ParameterLayout& layout) {
+  int64_t most = 0;
+  for (const MatrixBatch& batch : layout.layer_matrices(0)) {
+    most = std::max(most, orthogonalise_scratch(batch.shape()));
+  }
+  return most;
+}
+
+}  // namespace
 
 Optimizer::Optimizer(const ParameterLayout& layout, const FlatPartition& partition,
                      const GradientReducer& reducer, const TrainingConfig& config, DType dtype,
                      Device device, const Communicator* everyone)
-    : reducer_(reducer),
+    : layout_(layout),
+      partition_(partition),
+      reducer_(reducer),
       config_(config),
       everyone_(everyone),
-      num_decayed_(layout.num_matrix_elements()),
       grad_squares_({1}, DType::kFloat64, device),
       largest_({1}, DType::kFloat64, device),
       fixed_point_({2}, DType::kInt64, device) {
@@ -41,6 +59,26 @@ Optimizer::Optimizer(const ParameterLayout& layout, const FlatPartition& partiti
   exp_avg_ = Buffer({num_updated}, wide(dtype), device);
   exp_avg_sq_ = Buffer({num_updated}, wide(dtype), device);
   if (wide(dtype) != dtype) master_ = Buffer({num_updated}, wide(dtype), device);
+
+  const int64_t norms = layout.norms();
+  if (config.uses_muon()) {
+    const int64_t first = layout.layer_region(0), num_layers = layout.layers().size();
+    adamw_ranges_ = {{{0, layout.regions()[first].begin}, true},
+                     {{layout.regions()[first + num_layers - 1].end, norms}, true}};
+    directions_ = Buffer({layer_elements(layout)}, wide(dtype), device);
+    scratch_ = Buffer({scratch_elements(layout)}, wide(dtype), device);
+  } else {
+    adamw_ranges_ = {{{0, norms}, true}};
+  }
+  adamw_ranges_.push_back({{norms, layout.num_elements()}, false});
+}
+
+int64_t Optimizer::bytes(const TrainingConfig& config, const ParameterLayout& layout,
+                         int64_t num_updated, DType dtype) {
+  const int64_t copies = wide(dtype) == dtype ? 2 : 3;  // two moments, and master weights
+  int64_t elements = copies * num_updated;
+  if (config.uses_muon()) elements += layer_elements(layout) + scratch_elements(layout);
+  return elements * size_in_bytes(wide(dtype));
 }
 
 void Optimizer::set_weights(const TensorView& weights, const TensorView& values,
@@ -68,6 +106,29 @@ void Optimizer::update(const TensorView& weights, int64_t step, double learning_
                        const Stream& stream) {
   const ProfileRange profile("optimizer");
   sum_squares(stream);
+  update_with_adamw(weights, step, learning_rate, stream);
+  if (!config_.uses_muon()) return;
+  for (size_t layer = 0; layer < layout_.layers().size(); ++layer) {
+    update_with_muon(weights, static_cast<int64_t>(layer), learning_rate, stream);
+  }
+}
+
+template <typename Body>
+void Optimizer::for_each_updated(const FlatRange& flat, Body body) const {
+  for (const Range& range : ranges_) {
+    const int64_t begin = std::max(flat.begin, range.flat.begin);
+    const int64_t end = std::min(flat.end, range.flat.end);
+    if (begin >= end) continue;
+    const auto own = [&](const Buffer& array) {
+      const int64_t shift = range.offset - range.flat.begin;
+      return array.view() ? array.view().rows(begin + shift, end + shift) : TensorView{};
+    };
+    body(begin, end, own, range.gradient.rows(begin - range.flat.begin, end - range.flat.begin));
+  }
+}
+
+void Optimizer::update_with_adamw(const TensorView& weights, int64_t step, double learning_rate,
+                                  const Stream& stream) {
   AdamWStep scalars;
   scalars.learning_rate = learning_rate;
   scalars.beta1 = config_.beta1;
@@ -75,21 +136,48 @@ void Optimizer::update(const TensorView& weights, int64_t step, double learning_
   scalars.epsilon = config_.epsilon;
   scalars.step = step + 1;
   if (config_.max_grad_norm > 0) scalars.max_grad_norm = config_.max_grad_norm;
-  for (const Range& range : ranges_) {
-    const auto update_part = [&](int64_t begin, int64_t end, double weight_decay) {
-      if (begin >= end) return;
-      const auto own = [&](const Buffer& array) {
-        const int64_t shift = range.offset - range.flat.begin;
-        return array.view() ? array.view().rows(begin + shift, end + shift) : TensorView{};
-      };
-      scalars.weight_decay = weight_decay;
-      adamw_update(weights.rows(begin, end), own(master_), own(exp_avg_), own(exp_avg_sq_),
-                   range.gradient.rows(begin - range.flat.begin, end - range.flat.begin),
-                   grad_squares_.view(), scalars, stream);
-    };
-    const int64_t norms = std::clamp(num_decayed_, range.flat.begin, range.flat.end);
-    update_part(range.flat.begin, norms, config_.weight_decay);
-    update_part(norms, range.flat.end, 0);
+  for (const AdamWRange& range : adamw_ranges_) {
+    scalars.weight_decay = range.is_decayed ? config_.weight_decay : 0;
+    for_each_updated(
+        range.flat, [&](int64_t begin, int64_t end, const auto& own, const TensorView& gradient) {
+          adamw_update(weights.rows(begin, end), own(master_), own(exp_avg_), own(exp_avg_sq_),
+                       gradient, grad_squares_.view(), scalars, stream);
+        });
+  }
+}
+
+void Optimizer::update_with_muon(const TensorView& weights, int64_t layer, double learning_rate,
+                                 const Stream& stream) {
+  MuonStep scalars;
+  scalars.learning_rate = learning_rate;
+  if (config_.muon_learning_rate > 0) {
+    scalars.learning_rate *= config_.muon_learning_rate / config_.learning_rate;
+  }
+  scalars.momentum = config_.muon_momentum;
+  scalars.weight_decay = config_.weight_decay;
+  if (config_.max_grad_norm > 0) scalars.max_grad_norm = config_.max_grad_norm;
+  const FlatRange& region = layout_.regions()[layout_.layer_region(layer)];
+  const auto directions = [&](const FlatRange& flat) {
+    return directions_.view().rows(flat.begin - region.begin, flat.end - region.begin);
+  };
+  for_each_updated(region,
+                   [&](int64_t begin, int64_t end, const auto& own, const TensorView& gradient) {
+                     muon_momentum(directions({begin, end}), own(exp_avg_), gradient,
+                                   grad_squares_.view(), scalars, stream);
+                   });
+  if (reducer_.is_sharded()) {
+    for (const Bucket& bucket : partition_.buckets_of(layout_.layer_region(layer))) {
+      reducer_.data_parallel().all_gather(directions(bucket.range), directions(bucket.owned),
+                                          stream);
+    }
+  }
+  for (const MatrixBatch& matrices : layout_.layer_matrices(layer)) {
+    orthogonalise(directions(matrices.range()).reshaped(matrices.shape()), scratch_.view(), stream);
+    for_each_updated(matrices.range(),
+                     [&](int64_t begin, int64_t end, const auto& own, const TensorView&) {
+                       muon_update(weights.rows(begin, end), own(master_), directions({begin, end}),
+                                   muon_scale(matrices.rows, matrices.columns), scalars, stream);
+                     });
   }
 }
 

@@ -28,6 +28,11 @@ int64_t num_updated(const PlannedRun& run, const FlatPartition& partition) {
   return run.parallel.zero_stage > 0 ? partition.num_owned() : partition.num_elements();
 }
 
+int64_t optimizer_bytes(const PlannedRun& run, const Transformer& model,
+                        const FlatPartition& partition) {
+  return Optimizer::bytes(run.training, model.layout(), num_updated(run, partition), model.dtype());
+}
+
 /// cuDNN's sums of query gradients, in float32 and padded up to four times; twice that where
 /// query heads share key heads. Shards take turns.
 int64_t attention_scratch_bytes(const PlannedRun& run, const Transformer& model) {
@@ -44,7 +49,7 @@ MemoryPlan plan_memory(const PlannedRun& run, const Transformer& model) {
   plan.add("gradients", model.gradient_bytes());
   const int64_t sums = GradientReducer::bytes(reducer_options(run), partition, model.dtype());
   if (sums > 0) plan.add("sums of gradients", sums);
-  plan.add("optimizer", Optimizer::bytes(num_updated(run, partition), model.dtype()));
+  plan.add("optimizer", optimizer_bytes(run, model, partition));
   plan.add("activations", model.activation_bytes());
   if (run.device == Device::kCuda) {
     plan.add("attention's scratch (at most)", attention_scratch_bytes(run, model));
@@ -110,6 +115,7 @@ class StepTraffic {
     add_shared_gradients();
     add_reductions();
     add_grad_norm();
+    if (is_sharded() && run_.training.uses_muon()) add_directions();
     if (is_sharded()) add_weights();
     count_.all_reduce(world_, "the step's figures", run_.training.num_parts() + 3, DType::kFloat64);
     return count_.traffic();
@@ -203,6 +209,15 @@ class StepTraffic {
     });
   }
 
+  /// Of Muon: every rank makes the layers' matrices orthogonal.
+  void add_directions() {
+    for (int64_t layer = 0; layer < run_.model.num_layers; ++layer) {
+      for (const Bucket& bucket : partition_.buckets_of(model_.layout().layer_region(layer))) {
+        count_.all_gather(data_, "Muon's directions", bucket.range.size(), grad_dtype());
+      }
+    }
+  }
+
   /// WeightGatherer: the first block waits for the embedding and the norms.
   void add_weights() {
     for_each_bucket([&](bool is_of_block, int64_t num_elements) {
@@ -280,6 +295,19 @@ PartFlops part_flops(const PlannedRun& run, const Transformer& model) {
   return flops;
 }
 
+/// Of five steps of orthogonalise(), for all matrices of a rank; of a matrix [k, n], k <= n, about
+/// 20 k k n, where a token's passes take 6 k n.
+double muon_flops(const PlannedRun& run, const Transformer& model) {
+  if (!run.training.uses_muon()) return 0;
+  double flops = 0;
+  for (const MatrixBatch& batch : model.layout().layer_matrices(0)) {
+    const double k = as_double(std::min(batch.rows, batch.columns));
+    const double n = as_double(std::max(batch.rows, batch.columns));
+    flops += 5 * as_double(batch.count) * (4 * k * k * n + 2 * k * k * k);
+  }
+  return as_double(run.model.num_layers) * flops;
+}
+
 }  // namespace
 
 Transformer sketch(const PlannedRun& run, int64_t rank) {
@@ -341,10 +369,11 @@ StepEstimate estimate_step(const PlannedRun& run, const ParallelPlan& plan,
   estimate.compute = parts * (forward + backward);
   const int64_t updated = num_updated(run, partition);
   // the state is read and written, gradients are cleared, and read for the norm and the update
-  const int64_t optimizer_bytes =
-      2 * Optimizer::bytes(updated, model.dtype()) + updated * size_in_bytes(model.dtype()) +
+  const int64_t bytes_moved =
+      2 * optimizer_bytes(run, model, partition) + updated * size_in_bytes(model.dtype()) +
       2 * updated * size_in_bytes(wide(model.dtype())) + model.gradient_bytes();
-  estimate.optimizer = as_double(optimizer_bytes) / rates.memory_bytes_per_second;
+  estimate.optimizer = as_double(bytes_moved) / rates.memory_bytes_per_second +
+                       muon_flops(run, model) / (rates.float32_flops_per_second * rates.efficiency);
   estimate.tensor_parallel =
       seconds_of(false, Overlap::kNone) + beyond(seconds_of(false, Overlap::kWeightGradients),
                                                  parts * flops.weight_gradients / rank_rate);

@@ -32,14 +32,20 @@ void TrainingConfig::visit(ConfigFields& fields) {
   fields.field("global_batch_tokens", global_batch_tokens,
                "tokens of an optimizer step over all ranks; a multiple of micro_batch_tokens");
   fields.field("max_sequence_tokens", max_sequence_tokens, "longest training sequence");
+  fields.field("optimizer", optimizer,
+               "adamw, or muon: Muon for the matrices of the layers, AdamW for embedding, head and "
+               "norms");
   fields.field("learning_rate", learning_rate, "highest learning rate");
   fields.field("min_learning_rate", min_learning_rate, "lowest learning rate after the warm-up");
   fields.field("warmup_steps", warmup_steps, "steps of linear growth to learning_rate");
   fields.field("schedule", schedule, "after the warm-up: cosine, constant or inverse_sqrt");
-  fields.field("weight_decay", weight_decay, "AdamW's decay of matrices (norms are not decayed)");
+  fields.field("weight_decay", weight_decay, "decay of matrices (norms are not decayed)");
   fields.field("beta1", beta1, "AdamW: decay of the mean gradient");
   fields.field("beta2", beta2, "AdamW: decay of the mean squared gradient");
   fields.field("epsilon", epsilon, "AdamW: added to the root of the mean squared gradient");
+  fields.field("muon_learning_rate", muon_learning_rate,
+               "Muon: highest learning rate, of the same schedule; 0 = learning_rate");
+  fields.field("muon_momentum", muon_momentum, "Muon: decay of the sum of gradients");
   fields.field("max_grad_norm", max_grad_norm, "clip the global gradient norm; 0 = never");
   fields.field("log_every_steps", log_every_steps, "steps between lines of metrics.jsonl");
   fields.field("validation_every_steps", validation_every_steps, "0 = never");
@@ -68,6 +74,8 @@ void TrainingConfig::check() const {
   MIRABELLE_CHECK_USAGE(max_sequence_tokens > 1 && max_sequence_tokens <= micro_batch_tokens,
                         "training.max_sequence_tokens ", max_sequence_tokens,
                         " must be from 2 to training.micro_batch_tokens ", micro_batch_tokens);
+  MIRABELLE_CHECK_USAGE(optimizer == "adamw" || optimizer == "muon",
+                        "training.optimizer must be adamw or muon, not '", optimizer, "'");
   MIRABELLE_CHECK_USAGE(
       learning_rate > 0 && min_learning_rate >= 0 && min_learning_rate <= learning_rate,
       "wanted 0 <= training.min_learning_rate <= training.learning_rate, got ", min_learning_rate,
@@ -78,6 +86,9 @@ void TrainingConfig::check() const {
   MIRABELLE_CHECK_USAGE(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1 && epsilon > 0,
                         "wanted training.beta1 and beta2 in [0, 1) and epsilon > 0, got ", beta1,
                         ", ", beta2, " and ", epsilon);
+  MIRABELLE_CHECK_USAGE(muon_learning_rate >= 0 && muon_momentum >= 0 && muon_momentum < 1,
+                        "wanted training.muon_learning_rate >= 0 and muon_momentum in [0, 1), got ",
+                        muon_learning_rate, " and ", muon_momentum);
   MIRABELLE_CHECK_USAGE(weight_decay >= 0 && max_grad_norm >= 0 && max_wall_seconds >= 0,
                         "training.weight_decay, max_grad_norm and max_wall_seconds must not be "
                         "negative");

@@ -353,6 +353,7 @@ void Trainer::prepare_output(const std::string& config_text) {
   }
   newest = broadcast_text(ranks_.world(), newest, 0);
   state_ = {};
+  state_.optimizer = config_.optimizer;
   if (!newest.empty()) load_checkpoint(newest);
   seek(state_.cursor);
   seconds_before_start_ = state_.seconds;
@@ -361,6 +362,9 @@ void Trainer::prepare_output(const std::string& config_text) {
 void Trainer::load_checkpoint(const fs::path& folder) {
   const Activity activity("resume");
   state_ = read_training_state(folder);
+  MIRABELLE_CHECK_USAGE(state_.optimizer == config_.optimizer, folder.string(),
+                        ": has the state of training.optimizer ", state_.optimizer, ", with which ",
+                        config_.optimizer, " cannot go on");
   const Shape flat = {model_.layout().num_elements()};
   const Buffer weights(flat, DType::kFloat32), exp_avg(flat, DType::kFloat32),
       exp_avg_sq(flat, DType::kFloat32);

@@ -27,6 +27,7 @@ struct Layout {
   bool sequence_parallel = false;
   const char* recompute = "none";
   DType dtype = DType::kFloat32;
+  std::string optimizer = "adamw";
 
   int num_ranks() const { return static_cast<int>(tensor * data); }
   std::string name() const {
@@ -34,7 +35,8 @@ struct Layout {
     text << "tensor" << tensor << "_data" << data << "_zero" << zero_stage
          << (sequence_parallel ? "_sequence_parallel" : "")
          << (std::string(recompute) == "none" ? "" : std::string("_recompute_") + recompute)
-         << (dtype == DType::kFloat32 ? "" : std::string("_") + to_string(dtype));
+         << (dtype == DType::kFloat32 ? "" : std::string("_") + to_string(dtype))
+         << (optimizer == "adamw" ? "" : "_" + optimizer);
     return text.str();
   }
 };
@@ -64,7 +66,9 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
     if (world_->rank() == 0) {
       write_tiny_corpus(path_ / "corpus", 150, kItems, 1);
       for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-        expected_[dtype] = train_alone(dtype);
+        for (const char* optimizer : {"adamw", "muon"}) {
+          expected_[{dtype, optimizer}] = train_alone({.dtype = dtype, .optimizer = optimizer});
+        }
       }
     }
     world_->barrier();
@@ -77,9 +81,9 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
   }
   ~LayoutTest() override { world_->barrier(); }
 
-  static Outcome train_alone(DType dtype) {
-    const std::string output = std::string("alone_") + to_string(dtype);
-    train(*self_, Layout{.dtype = dtype}, output, kSteps);
+  static Outcome train_alone(const Layout& layout) {
+    const std::string output = "alone_" + layout.name();
+    train(*self_, layout, output, kSteps);
     return read(output, kSteps);
   }
 
@@ -99,6 +103,7 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
     config.sentinel_every_steps = 2;
     config.reproducible = true;
     config.recompute = layout.recompute;
+    config.optimizer = layout.optimizer;
     return config;
   }
   static ParallelConfig parallel_config(const Layout& layout) {
@@ -173,7 +178,8 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
   static inline std::unique_ptr<Communicator> world_, self_;
   static inline std::unique_ptr<testing::TemporaryFolder> folder_;
   static inline fs::path path_;
-  static inline std::map<DType, Outcome> expected_;  // on rank 0; weights are the master weights
+  /// By dtype and optimizer, on rank 0. Weights are the master weights.
+  static inline std::map<std::pair<DType, std::string>, Outcome> expected_;
 };
 
 TEST_P(LayoutTest, TrainsToTheBitsOfOneRank) {
@@ -181,7 +187,7 @@ TEST_P(LayoutTest, TrainsToTheBitsOfOneRank) {
   if (const auto group = group_of(GetParam())) train(*group, GetParam(), output, kSteps);
   world_->barrier();
   if (world_->rank() != 0) return;
-  const Outcome& expected = expected_[GetParam().dtype];
+  const Outcome& expected = expected_[{GetParam().dtype, GetParam().optimizer}];
   ASSERT_EQ(expected.losses.size(), kSteps);
   expect_same_bits(read(output, kSteps), expected);
 }
@@ -206,6 +212,13 @@ std::vector<Layout> all_layouts() {
     layout.dtype = DType::kBFloat16;
     layouts.push_back(layout);
   }
+  // matrices that owners hold parts of, and shards that share key/value heads
+  for (Layout layout : {Layout{1, 2, 0}, Layout{1, 8, 1}, Layout{1, 4, 2}, Layout{2, 1, 0},
+                        Layout{2, 4, 2, true, "attention"}, Layout{4, 1, 0, true, "block"},
+                        Layout{4, 2, 1}, Layout{2, 2, 1, false, "none", DType::kBFloat16}}) {
+    layout.optimizer = "muon";
+    layouts.push_back(layout);
+  }
   return layouts;
 }
 INSTANTIATE_TEST_SUITE_P(Layouts, LayoutTest, ::testing::ValuesIn(all_layouts()),
@@ -217,11 +230,12 @@ class ResumeTest : public LayoutTest {};
 TEST_P(ResumeTest, GoesOnInAnyLayoutAsIfItHadNotStopped) {
   constexpr int64_t kStop = 4, kEnd = kStop + 20;
   const std::string output = "stopped_" + GetParam().name(), all = "all_" + GetParam().name();
-  const Layout writer = {2, 2, 2};
+  const std::string optimizer = GetParam().optimizer;
+  const Layout writer = {.tensor = 2, .data = 2, .zero_stage = 2, .optimizer = optimizer};
   if (const auto group = group_of(writer)) train(*group, writer, output, kStop);
   world_->barrier();
   if (world_->rank() == 0) {
-    train(*self_, {}, all, kEnd);
+    train(*self_, {.optimizer = optimizer}, all, kEnd);
     // a finished run of kStop steps, seen as an unfinished one of kEnd
     const fs::path manifest = checkpoint_folder(path_ / output, kStop) / "manifest.json";
     json edited = json::parse(read_text_file(manifest));
@@ -236,7 +250,9 @@ TEST_P(ResumeTest, GoesOnInAnyLayoutAsIfItHadNotStopped) {
 
 INSTANTIATE_TEST_SUITE_P(Layouts, ResumeTest,
                          ::testing::Values(Layout{1, 1, 0}, Layout{4, 1, 0, true}, Layout{1, 4, 1},
-                                           Layout{2, 2, 2}),
+                                           Layout{2, 2, 2},
+                                           Layout{.tensor = 4, .data = 2, .optimizer = "muon"},
+                                           Layout{.data = 8, .zero_stage = 1, .optimizer = "muon"}),
                          [](const auto& info) { return info.param.name(); });
 
 }  // namespace

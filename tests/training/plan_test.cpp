@@ -27,13 +27,15 @@ struct Layout {
   const char* recompute = "none";
   const char* dtype = "float32";
   int64_t hidden_size = 64;
+  std::string optimizer = "adamw";
 
   int num_ranks() const { return static_cast<int>(tensor * data); }
   std::string name() const {
     std::ostringstream text;
     text << "tensor" << tensor << "_data" << data << "_zero" << zero_stage
          << (sequence_parallel ? "_sequence_parallel" : "") << (reproducible ? "_reproducible" : "")
-         << "_recompute_" << recompute << "_" << dtype << "_hidden" << hidden_size;
+         << "_recompute_" << recompute << "_" << dtype << "_hidden" << hidden_size
+         << (optimizer == "adamw" ? "" : "_" + optimizer);
     return text.str();
   }
 };
@@ -101,6 +103,7 @@ class PlanTest : public ::testing::TestWithParam<Layout> {
     run.training.reproducible = GetParam().reproducible;
     run.training.recompute = GetParam().recompute;
     run.training.dtype = GetParam().dtype;
+    run.training.optimizer = GetParam().optimizer;
     run.parallel.tensor_parallel_size = GetParam().tensor;
     run.parallel.zero_stage = GetParam().zero_stage;
     run.parallel.sequence_parallel = GetParam().sequence_parallel;
@@ -235,6 +238,9 @@ std::vector<Layout> all_layouts() {
   }
   layouts.push_back({4, 2, 2, true, true, "block", "bfloat16"});
   layouts.push_back({1, 2, 1, false, false, "none", "float32", 192});  // blocks of two buckets
+  layouts.push_back({1, 2, 1, false, false, "none", "float32", 192, "muon"});
+  layouts.push_back({2, 4, 2, false, true, "none", "bfloat16", 64, "muon"});
+  layouts.push_back({1, 2, 0, false, false, "none", "float32", 64, "muon"});
   return layouts;
 }
 INSTANTIATE_TEST_SUITE_P(Layouts, PlanTest, ::testing::ValuesIn(all_layouts()),
@@ -249,7 +255,9 @@ INSTANTIATE_TEST_SUITE_P(
                       Layout{2, 1, 0, true, false, "none", "float32", 128},
                       Layout{2, 4, 2, false, false, "attention", "float32", 128},
                       Layout{4, 1, 0, false, true, "none", "float32", 128},
-                      Layout{4, 2, 1, true, true, "block", "bfloat16", 128}),
+                      Layout{4, 2, 1, true, true, "block", "bfloat16", 128},
+                      Layout{1, 1, 0, false, false, "none", "float32", 128, "muon"},
+                      Layout{2, 4, 2, false, false, "none", "bfloat16", 128, "muon"}),
     [](const auto& info) { return info.param.name(); });
 
 }  // namespace

@@ -7,6 +7,8 @@
 #include "mirabelle/core/files.h"
 #include "mirabelle/kernels/reduce.h"
 #include "mirabelle/training/lr_schedule.h"
+#include "support/errors.h"
+#include "support/newton_schulz_oracle.h"
 #include "support/temporary_folder.h"
 #include "support/tiny_corpus.h"
 #include "support/tiny_model.h"
@@ -121,6 +123,32 @@ TEST_P(TrainerDTypeTest, TheLossGoesDown) {
   EXPECT_EQ(summary["train_steps"], 60);
   EXPECT_EQ(summary["stopped_by"], "max_steps");
   EXPECT_EQ(read_text_file(output("run") / "config.yaml"), "text: of the configuration\n");
+}
+
+TEST_P(TrainerDTypeTest, TheLossGoesDownWithMuon) {
+  TrainingConfig config = tiny_training(output("run"));
+  config.max_steps = 60;
+  config.optimizer = "muon";
+  config.muon_learning_rate = 0.04;
+  run(config);
+  const std::vector<double> loss = losses(output("run"));
+  ASSERT_EQ(loss.size(), 60u);
+  EXPECT_NEAR(loss.front(), std::log(12.0), 0.1);
+  EXPECT_LT(loss.back(), 0.8 * loss.front());
+}
+
+TEST_F(TrainerTest, TheStateOfOneOptimizerIsNotThatOfAnother) {
+  TrainingConfig config = tiny_training(output("run"));
+  config.optimizer = "muon";
+  config.max_wall_seconds = 1e-9;  // one step
+  run(config);
+  config.max_wall_seconds = 0;
+  run(config);
+  config.optimizer = "adamw";
+  config.max_steps = 30;
+  fs::remove(output("run") / "summary.json");  // as if it were not over
+  testing::expect_error(ErrorKind::kUsage, "the state of training.optimizer muon",
+                        [&] { run(config); });
 }
 
 TEST_F(TrainerTest, TheSameSeedGivesTheSameBitsAndAnotherSeedOthers) {
@@ -342,6 +370,9 @@ TEST(TrainingConfigTest, NamesTheFieldThatIsWrong) {
   names("max_sequence_tokens", [](TrainingConfig& c) { c.max_sequence_tokens = 4096; });
   names("learning_rate", [](TrainingConfig& c) { c.learning_rate = 0; });
   names("schedule", [](TrainingConfig& c) { c.schedule = "linear"; });
+  names("optimizer", [](TrainingConfig& c) { c.optimizer = "sgd"; });
+  names("muon_learning_rate", [](TrainingConfig& c) { c.muon_learning_rate = -1; });
+  names("muon_momentum", [](TrainingConfig& c) { c.muon_momentum = 1; });
   names("beta1", [](TrainingConfig& c) { c.beta2 = 1; });
   names("weight_decay", [](TrainingConfig& c) { c.weight_decay = -1; });
   names("keep_checkpoints", [](TrainingConfig& c) { c.keep_checkpoints = 0; });
@@ -378,6 +409,112 @@ TEST(OptimizerTest, ClipsByTheGlobalNormAndDecaysOnlyMatrices) {
   EXPECT_NEAR(w[matrix], 2 - 0.1 * (0.6 / (0.6 + 1e-2) + 0.5 * 2), 1e-12);
   EXPECT_NEAR(w[norm], 2 - 0.1 * 0.8 / (0.8 + 1e-2), 1e-12);
   EXPECT_EQ(w[0], 0);
+}
+
+/// As they are stored, found by way of the logical tensors.
+std::vector<MatrixBatch> matrices_of_first_layer(const ParameterLayout& layout, int64_t head_dim) {
+  std::vector<MatrixBatch> matrices;
+  for (const LogicalPiece& piece : layout.pieces()) {
+    const auto has = [&](const char* name) {
+      return piece.name == std::string("model.layers.0.") + name + ".weight";
+    };
+    if (has("self_attn.q_proj") || has("self_attn.k_proj") || has("self_attn.v_proj")) {
+      for (int64_t row = 0; row < piece.num_rows; row += head_dim) {  // heads
+        matrices.push_back(
+            {piece.offset + row * piece.num_columns, 1, head_dim, piece.num_columns});
+      }
+    } else if (has("self_attn.o_proj") || has("mlp.down_proj")) {
+      matrices.push_back({piece.offset, 1, piece.num_rows, piece.num_columns});
+    }
+  }
+  const int64_t hidden = layout.pieces().front().num_columns;
+  const int64_t rows = 2 * layout.sizes().ffn_hidden_size;  // gate and up in blocks
+  for (int64_t shard = 0; shard < layout.share().num_local_shards(); ++shard) {
+    matrices.push_back({layout.layers()[0].gate_up + shard * rows * hidden, 1, rows, hidden});
+  }
+  return matrices;
+}
+
+/// Of one shard, and of four that share two key/value heads.
+class MuonOptimizerTest : public ::testing::TestWithParam<int64_t> {};
+INSTANTIATE_TEST_SUITE_P(Shards, MuonOptimizerTest, ::testing::Values(1, 4));
+
+TEST_P(MuonOptimizerTest, TwoStepsFollowTheFormula) {
+  TransformerConfig model_config = testing::tiny_config();
+  model_config.num_kv_heads = 2;
+  model_config.tie_embeddings = false;
+  TrainingConfig config;
+  config.optimizer = "muon";
+  config.weight_decay = 0.5;
+  config.max_grad_norm = 1;
+  if (GetParam() > 1) config.muon_learning_rate = 2 * config.learning_rate;
+  const double of_muon = GetParam() > 1 ? 2 : 1;
+  const ModelShare share = {.num_shards = GetParam(), .reproducible = GetParam() > 1};
+  const Transformer model(model_config, 32, 32, DType::kFloat64, {8, 8, true}, Device::kCpu, share);
+  const ParameterLayout& layout = model.layout();
+  const FlatPartition whole(layout, 1, 0, layout.num_elements());
+  const auto self = make_self_communicator();
+  const GradientReducer reducer(model, whole, *self, {});
+  Optimizer optimizer(layout, whole, reducer, config, DType::kFloat64, Device::kCpu, nullptr);
+  const TensorView& weights = model.weights();
+  double* w = weights.as<double>();
+  double* g = model.gradients().as<double>();
+  const int64_t n = layout.num_elements();
+  for (int64_t i = 0; i < n; ++i) w[i] = std::sin(static_cast<double>(i));
+  const std::vector<double> before(w, w + n);
+
+  const double rates[] = {0.1, 0.07};
+  std::vector<double> grads[2], clip;
+  for (int64_t step = 0; step < 2; ++step) {
+    for (int64_t i = 0; i < n; ++i) g[i] = std::cos(1 + 3.7 * static_cast<double>(i + n * step));
+    grads[step].assign(g, g + n);
+    optimizer.update(weights, step, rates[step], Stream());
+    clip.push_back(1 / std::sqrt(*optimizer.grad_squares().as<double>()));
+  }
+  EXPECT_LT(clip[0], 0.1);  // it does clip
+
+  int64_t num_elements = 0;
+  for (const MatrixBatch& matrix : matrices_of_first_layer(layout, model_config.head_dim())) {
+    testing::Matrix momentum{matrix.rows, matrix.columns}, direction = momentum;
+    const auto size = static_cast<int64_t>(momentum.values.size());
+    std::vector<double> expected(before.begin() + matrix.offset,
+                                 before.begin() + matrix.offset + size);
+    for (int64_t step = 0; step < 2; ++step) {
+      for (int64_t i = 0; i < size; ++i) {
+        const double grad = clip[step] * grads[step][matrix.offset + i];
+        momentum.values[i] = 0.95 * momentum.values[i] + grad;
+        direction.values[i] = grad + 0.95 * momentum.values[i];
+      }
+      const testing::Matrix orthogonal = testing::newton_schulz_oracle(direction);
+      const double scale =
+          0.2 * std::sqrt(static_cast<double>(std::max(matrix.rows, matrix.columns)));
+      for (int64_t i = 0; i < size; ++i) {
+        expected[i] -= of_muon * rates[step] * (scale * orthogonal.values[i] + 0.5 * expected[i]);
+      }
+    }
+    for (int64_t i = 0; i < size; ++i) {
+      ASSERT_NEAR(w[matrix.offset + i], expected[i], 1e-9) << matrix.offset << " + " << i;
+    }
+    num_elements += size;
+  }
+  EXPECT_EQ(num_elements, layout.regions()[1].size());
+
+  // embedding, head and norms follow AdamW
+  for (const int64_t i : {int64_t{0}, layout.regions()[1].begin - 1, layout.head(),
+                          layout.norms() - 1, layout.norms(), n - 1}) {
+    double mean = 0, square = 0, expected = before[i];
+    for (int64_t step = 0; step < 2; ++step) {
+      const double grad = clip[step] * grads[step][i];
+      mean = 0.9 * mean + 0.1 * grad;
+      square = 0.98 * square + 0.02 * grad * grad;
+      const double exponent = static_cast<double>(step + 1);
+      const double root = std::sqrt(square / (1 - std::pow(0.98, exponent)));
+      const double decay = i < layout.norms() ? 0.5 : 0;
+      expected -=
+          rates[step] * (mean / (1 - std::pow(0.9, exponent)) / (root + 1e-8) + decay * expected);
+    }
+    EXPECT_NEAR(w[i], expected, 1e-9) << i;
+  }
 }
 
 }  // namespace

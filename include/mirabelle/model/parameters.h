@@ -35,6 +35,13 @@ struct FlatRange {
   bool operator==(const FlatRange&) const = default;
 };
 
+/// Neighbouring matrices of one shape in a flat array.
+struct MatrixBatch {
+  int64_t offset = 0, count = 0, rows = 0, columns = 0;
+  Shape shape() const { return {count, rows, columns}; }
+  FlatRange range() const { return {offset, offset + shape().num_elements()}; }
+};
+
 /// Where every parameter of a rank's share stands in one flat array: matrices first, in the order
 /// of the forward pass, then the norms' weights, so that the optimizer decays a prefix and the
 /// gradients of later layers are final first. S local shards, sizes of ShardSizes:
@@ -75,6 +82,11 @@ class ParameterLayout {
   }
   int64_t head_region() const { return head_region_; }  ///< that of the embedding if tied
   int64_t norm_region() const { return static_cast<int64_t>(regions_.size()) - 1; }
+
+  /// The matrices of a layer, shard by shard: query, key and value projection of every head, so
+  /// that copies of a key/value head are the same matrix wherever they are; then attention_output,
+  /// gate_up and down as they are stored.
+  std::vector<MatrixBatch> layer_matrices(int64_t layer) const;
 
   /// Every logical tensor of which this rank holds something, cut in pieces; those of a tensor
   /// follow each other.

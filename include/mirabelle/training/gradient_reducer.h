@@ -48,6 +48,7 @@ class GradientReducer {
   /// After the last part: waits for everything. Later work on `stream` sees the sums.
   void finish(const Stream& stream);
 
+  const Communicator& data_parallel() const { return group_; }
   /// Whether ranks get only what they own.
   bool is_sharded() const { return options_.zero_stage > 0; }
   /// The finished sum of a bucket, or of this rank's piece of it if is_sharded().

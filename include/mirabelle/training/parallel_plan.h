@@ -74,8 +74,9 @@ ParallelPlan plan_training(const PlannedRun& run);
 
 /// What is assumed of a machine; by default eight H100 to a node.
 struct MachineRates {
-  double flops_per_second = 989e12;  ///< of a GPU at its best, dense, in the model's dtype
-  double efficiency = 0.5;           ///< what the kernels of a step reach of that
+  double flops_per_second = 989e12;         ///< of a GPU at its best, dense, in the model's dtype
+  double efficiency = 0.5;                  ///< what the kernels of a step reach of that
+  double float32_flops_per_second = 67e12;  ///< of products in float32, which Muon's are
   double memory_bytes_per_second = 3.35e12;
   double tensor_bytes_per_second = 450e9;  ///< that a rank sends: NVLink, one direction
   double data_bytes_per_second = 50e9;     ///< the same between nodes: 400 Gbit/s for each GPU
@@ -85,7 +86,7 @@ struct MachineRates {
 /// Seconds of a step by purpose. Of communication only what the rank waits for.
 struct StepEstimate {
   double compute = 0;          ///< products at flops_per_second * efficiency, recomputation too
-  double optimizer = 0;        ///< AdamW, limited by memory
+  double optimizer = 0;        ///< AdamW, limited by memory, and Muon's products
   double tensor_parallel = 0;  ///< sums and gathers of activations
   double data_parallel = 0;    ///< gradients, weights, the norm and the step's figures
   int64_t tokens = 0;          ///< of all ranks

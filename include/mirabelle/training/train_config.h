@@ -26,6 +26,7 @@ struct TrainingConfig {
   int64_t global_batch_tokens = 8192;
   int64_t max_sequence_tokens = 1024;
 
+  std::string optimizer = "adamw";
   double learning_rate = 2e-3;
   double min_learning_rate = 0;
   int64_t warmup_steps = 200;
@@ -34,6 +35,8 @@ struct TrainingConfig {
   double beta1 = 0.9;
   double beta2 = 0.98;
   double epsilon = 1e-8;
+  double muon_learning_rate = 0;
+  double muon_momentum = 0.95;
   double max_grad_norm = 1.0;
 
   int64_t log_every_steps = 20;
@@ -49,6 +52,7 @@ struct TrainingConfig {
   /// Parts of the global batch; each is packed and computed by itself.
   int64_t num_parts() const { return global_batch_tokens / micro_batch_tokens; }
 
+  bool uses_muon() const { return optimizer == "muon"; }
   DType model_dtype() const { return mirabelle::model_dtype("training.dtype", dtype); }
   Recompute model_recompute() const;
 

@@ -117,7 +117,7 @@ class TrainingBench {
   int64_t parameters() const { return model_.layout().num_elements(); }
   int64_t bytes() const {
     return model_.weight_bytes() + model_.gradient_bytes() + model_.activation_bytes() +
-           Optimizer::bytes(parameters(), options_.dtype);
+           Optimizer::bytes({}, model_.layout(), parameters(), options_.dtype);
   }
 
  private:
