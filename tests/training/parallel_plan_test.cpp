@@ -118,6 +118,20 @@ TEST(ParallelPlanTest, OfShardedGradients) {
   EXPECT_EQ(plan_training(run).checkpoint_bytes, 12 * kAll / 4);
 }
 
+TEST(ParallelPlanTest, OfMuon) {
+  PlannedRun run = small_run(4);
+  run.training.optimizer = "muon";
+  // a layer's directions, and for the largest matrix, gate and up, a copy and two squares of 64
+  constexpr int64_t kWorkspace = kBlock + 2 * 96 * 64 + 2 * 64 * 64;
+  EXPECT_EQ(memory_of(run).at("optimizer"), 4 * (2 * kAll + kWorkspace));
+  const Key directions = {"data-parallel", "all_gather", "Muon's directions", Overlap::kNone};
+  EXPECT_EQ(traffic_of(run).count(directions), 0u);  // every rank has all of them
+  run.training.dtype = "bfloat16";
+  run.parallel.zero_stage = 1;
+  EXPECT_EQ(memory_of(run).at("optimizer"), 4 * (3 * kAll / 4 + kWorkspace));
+  EXPECT_EQ(traffic_of(run).at(directions), Sent(2, 3 * 2 * kBlock));  // 3/4 of 4 bytes
+}
+
 TEST(ParallelPlanTest, OfSumsInATree) {
   PlannedRun run = small_run(2);
   run.training.reproducible = true;
@@ -259,6 +273,23 @@ TEST(StepEstimateTest, OfTensorParallelRanks) {
   const double products = 8 * 2.0 * 256 * 64 * 2 * (192 + 192) / 2e9;
   EXPECT_NEAR(estimate.tensor_parallel, waits + 8 * 4 * kHidden / 1e6 - products, 1e-9);
   EXPECT_NEAR(estimate.data_parallel, 88 / 1e6, 1e-9);
+}
+
+TEST(StepEstimateTest, CountsMuonsProducts) {
+  PlannedRun run = small_run(1);
+  MachineRates rates = slow_machine();
+  const auto seconds = [&] { return estimate_step(run, plan_training(run), rates).optimizer; };
+  rates.memory_bytes_per_second = 1e30;
+  EXPECT_NEAR(seconds(), 0, 1e-9);
+  run.training.optimizer = "muon";
+  rates.float32_flops_per_second = 1e9;
+  // of a layer: 12 heads [16, 64], [64, 64], [192, 64] and [64, 96], each product 2 m n k
+  const auto of_step = [](double k, double n) {
+    return 2 * k * k * n + 2 * k * k * k + 2 * k * k * n;
+  };
+  const double flops =
+      2 * 5 * (12 * of_step(16, 64) + of_step(64, 64) + of_step(64, 192) + of_step(64, 96));
+  EXPECT_NEAR(seconds(), flops / 0.5e9, 1e-9);
 }
 
 TEST(StepEstimateTest, CountsRecomputation) {
