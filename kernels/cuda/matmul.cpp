@@ -29,6 +29,7 @@ Layout layout_of(cudaDataType_t type, int64_t count, int64_t rows, int64_t colum
   cublasLtMatrixLayout_t created = nullptr;
   CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&created, type, columns, rows, columns));
   Layout layout(created);
+  if (count == 1) return layout;
   const auto set = [&](cublasLtMatrixLayoutAttribute_t attribute, auto value) {
     CUBLAS_CHECK(cublasLtMatrixLayoutSetAttribute(layout.get(), attribute, &value, sizeof(value)));
   };

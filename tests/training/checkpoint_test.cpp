@@ -116,6 +116,16 @@ TEST_F(CheckpointTest, GivesBackEveryBit) {
   EXPECT_EQ(read_text_file(folder / "tokenizer.h5"), "the tokenizer");
 }
 
+TEST_F(CheckpointTest, SaysWhoseMomentsItHas) {
+  state_.optimizer = "muon";
+  const fs::path folder = write(folder_.path(), 1);
+  EXPECT_EQ(read_training_state(folder).optimizer, "muon");
+  auto manifest = nlohmann::json::parse(read_text_file(folder / "manifest.json"));
+  manifest["state"].erase("optimizer");  // as before there was another
+  write_text_file(folder / "manifest.json", manifest.dump());
+  EXPECT_EQ(read_training_state(folder).optimizer, "adamw");
+}
+
 TEST_F(CheckpointTest, ReadsOnlyWhatIsWanted) {
   const fs::path folder = write(folder_.path(), 1);
   std::vector<float> exp_avg(layout_.num_elements());
