@@ -98,12 +98,14 @@ void BeamSearch::index_items() {
     items_below_[depth].resize(trie_.num_nodes(depth));
   }
   path_.resize(ids_.num_items() * num_levels);
-  for (int64_t leaf = 0; leaf < ids_.num_items(); ++leaf) {
-    auto node = static_cast<int32_t>(leaf);
-    for (int64_t depth = num_levels; depth > 0; --depth) {
-      path_[trie_.item(leaf) * num_levels + depth - 1] = node;
-      ++items_below_[depth][node];
-      node = parent[depth][node];
+  for (int64_t leaf = 0; leaf < trie_.num_nodes(num_levels); ++leaf) {
+    for (const int32_t item : trie_.items(leaf)) {
+      auto node = static_cast<int32_t>(leaf);
+      for (int64_t depth = num_levels; depth > 0; --depth) {
+        path_[item * num_levels + depth - 1] = node;
+        ++items_below_[depth][node];
+        node = parent[depth][node];
+      }
     }
   }
 }
@@ -293,20 +295,25 @@ void BeamSearch::append_lists(std::span<const RecommendationQuery> queries, Rank
     return same;
   };
   std::unordered_set<int32_t> seen;
+  std::vector<int32_t> items;  // of one ID
   for (int64_t user = 0; user < num_users; ++user) {
     const std::span<const int32_t> excluded = queries[user].excluded;
     const int64_t begin = user * width(num_levels), end = begin + width(num_levels);
+    const size_t full = out.items.size() + limits_.beam_size;
     seen.clear();
     for (int64_t row = begin; row < end && scores[row] > kNone; ++row) {
-      const int32_t item = trie_.item(rows[num_levels].nodes.as<int32_t>()[row]);
-      const bool valid =
-          matches(row, item) && !std::binary_search(excluded.begin(), excluded.end(), item);
-      const bool repeated = !seen.insert(item).second;
-      out.num_invalid += !valid;
-      out.num_duplicates += valid && repeated;
-      if (!valid || repeated) continue;
-      out.items.push_back(item);
-      out.scores.push_back(scores[row]);
+      items.clear();
+      for (const int32_t item : trie_.items(rows[num_levels].nodes.as<int32_t>()[row])) {
+        const bool is_excluded = std::binary_search(excluded.begin(), excluded.end(), item);
+        if (matches(row, item) && !is_excluded) items.push_back(item);
+      }
+      const bool repeated = !items.empty() && !seen.insert(items.front()).second;
+      out.num_invalid += items.empty();
+      out.num_duplicates += repeated;
+      if (repeated) continue;
+      items.resize(std::min(items.size(), full - out.items.size()));
+      out.items.insert(out.items.end(), items.begin(), items.end());
+      out.scores.resize(out.items.size(), scores[row]);
     }
     out.offsets.push_back(static_cast<int64_t>(out.items.size()));
   }

@@ -1,7 +1,6 @@
 #include "mirabelle/evaluation/exact_scoring.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "mirabelle/core/buffer.h"
 #include "mirabelle/core/copy.h"
@@ -18,16 +17,12 @@ ExactScorer::ExactScorer(Transformer& model, const SemanticIds& ids, int64_t his
       history_length_(history_length),
       max_batch_tokens_(max_batch_tokens),
       batches_(model.device(), max_batch_tokens, (history_length + 1) * ids.num_levels()),
-      order_(ids.num_items()) {
+      order_(ids.items_by_id()) {
   MIRABELLE_CHECK_DATA(model.vocab_size() == ids.vocab_size(), "the model has ", model.vocab_size(),
                        " tokens, the tokenizer ", ids.vocab_size());
   MIRABELLE_CHECK(max_batch_tokens >= (history_length + 1) * ids.num_levels(),
                   "exact scoring wants batches of at least ",
                   (history_length + 1) * ids.num_levels(), " tokens, not ", max_batch_tokens);
-  std::iota(order_.begin(), order_.end(), 0);
-  std::sort(order_.begin(), order_.end(), [&](int32_t a, int32_t b) {
-    return std::ranges::lexicographical_compare(ids.codes(a), ids.codes(b));
-  });
   const int64_t length = ids.num_levels() - 1;
   for (int64_t i = 0; i < ids.num_items(); ++i) {
     if (i == 0 || !std::ranges::equal(ids.codes(order_[i - 1]).first(length),

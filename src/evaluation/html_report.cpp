@@ -145,6 +145,11 @@ void write_tokenizer(std::ostream& out, const json& report) {
          .height = 230}));
   }
   out << "</div>\n";
+  if (report.contains("shared")) {
+    out << "<p class='subtitle'>" << text_of(report["shared"], "items") << " items share "
+        << text_of(report["shared"], "ids") << " semantic IDs, at most "
+        << text_of(report["shared"], "largest") << " one.</p>\n";
+  }
   if (!report.contains("disambiguation")) return;
   out << "<p class='subtitle'>" << format_number(100 * report.at("unique_items").get<double>(), 1)
       << " % of the items have codes of their own; a disambiguation code parts the others, at most "

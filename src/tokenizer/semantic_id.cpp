@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cassert>
 #include <limits>
-#include <numeric>
 #include <sstream>
 
 #include "mirabelle/core/error.h"
@@ -13,16 +12,6 @@ namespace mirabelle {
 namespace {
 
 constexpr int64_t kNumSpecialTokens = 1;  // bos
-
-/// All items, ordered by their codes.
-std::vector<int32_t> sorted_by_codes(const SemanticIds& ids) {
-  std::vector<int32_t> order(ids.num_items());
-  std::iota(order.begin(), order.end(), 0);
-  std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-    return std::ranges::lexicographical_compare(ids.codes(a), ids.codes(b));
-  });
-  return order;
-}
 
 std::string to_text(std::span<const int32_t> codes) {
   std::ostringstream text;
@@ -35,7 +24,13 @@ std::string to_text(std::span<const int32_t> codes) {
 }  // namespace
 
 SemanticIds::SemanticIds(std::vector<int64_t> level_sizes, std::vector<int32_t> codes)
-    : level_sizes_(std::move(level_sizes)), codes_(std::move(codes)) {
+    : SemanticIds(std::move(level_sizes), std::move(codes), {}) {}
+
+SemanticIds::SemanticIds(std::vector<int64_t> level_sizes, std::vector<int32_t> codes,
+                         std::vector<int32_t> priorities)
+    : level_sizes_(std::move(level_sizes)),
+      codes_(std::move(codes)),
+      priorities_(std::move(priorities)) {
   MIRABELLE_CHECK_DATA(!level_sizes_.empty(), "semantic IDs need at least one level");
   MIRABELLE_CHECK_DATA(codes_.size() % level_sizes_.size() == 0, codes_.size(),
                        " codes do not make whole semantic IDs of ", num_levels(), " levels");
@@ -58,13 +53,36 @@ SemanticIds::SemanticIds(std::vector<int64_t> level_sizes, std::vector<int32_t> 
                          i / num_levels(), " has code ", codes_[i], " at level ", level,
                          ", wanted 0 to ", level_sizes_[level] - 1);
   }
-  const std::vector<int32_t> order = sorted_by_codes(*this);
-  for (int64_t i = 1; i < num_items_; ++i) {
-    MIRABELLE_CHECK_DATA(!std::ranges::equal(this->codes(order[i - 1]), this->codes(order[i])),
-                         "items ", std::min(order[i - 1], order[i]), " and ",
-                         std::max(order[i - 1], order[i]), " share the semantic ID ",
-                         to_text(this->codes(order[i])), ", wanted a different one each");
-  }
+  const bool may_share = !priorities_.empty();
+  priorities_.resize(may_share ? priorities_.size() : num_items_);
+  MIRABELLE_CHECK_DATA(static_cast<int64_t>(priorities_.size()) == num_items_, priorities_.size(),
+                       " priorities for ", num_items_, " items");
+  std::vector<int32_t> by_priority;
+  for_each_group(all_codes(), num_levels(), [&](std::span<const int32_t> items) {
+    MIRABELLE_CHECK_DATA(may_share || items.size() == 1, "items ", items[0], " and ", items[1],
+                         " share the semantic ID ", to_text(this->codes(items[0])),
+                         ", wanted a different one each");
+    by_priority.assign(items.size(), -1);
+    for (const int32_t item : items) {
+      const int32_t priority = priorities_[item];
+      MIRABELLE_CHECK_DATA(0 <= priority && priority < static_cast<int32_t>(items.size()) &&
+                               by_priority[priority] < 0,
+                           "item ", item, " has priority ", priority, " among the ", items.size(),
+                           " items of the semantic ID ", to_text(this->codes(item)),
+                           ", wanted each of 0 to ", items.size() - 1, " once");
+      by_priority[priority] = item;
+    }
+  });
+}
+
+std::vector<int32_t> SemanticIds::items_by_id() const {
+  std::vector<int32_t> order(num_items_);
+  int64_t begin = 0;
+  for_each_group(all_codes(), num_levels(), [&](std::span<const int32_t> items) {
+    for (const int32_t item : items) order[begin + priorities_[item]] = item;
+    begin += static_cast<int64_t>(items.size());
+  });
+  return order;
 }
 
 SemanticIds SemanticIds::read(const std::filesystem::path& tokenizer_file) {
@@ -80,7 +98,7 @@ std::vector<TokenRange> SemanticIds::token_ranges() const {
   return ranges;
 }
 
-SemanticIdTrie::SemanticIdTrie(const SemanticIds& ids) : items_(sorted_by_codes(ids)) {
+SemanticIdTrie::SemanticIdTrie(const SemanticIds& ids) : items_(ids.items_by_id()) {
   // In code order, an item opens a new node at every depth below its common prefix with the item
   // before it.
   levels_.resize(ids.num_levels());
@@ -90,6 +108,7 @@ SemanticIdTrie::SemanticIdTrie(const SemanticIds& ids) : items_(sorted_by_codes(
       const auto before = ids.codes(items_[i - 1]), codes = ids.codes(items_[i]);
       depth = std::ranges::mismatch(before, codes).in1 - before.begin();
     }
+    if (depth < ids.num_levels()) item_begin_.push_back(i);
     for (; depth < ids.num_levels(); ++depth) {
       const bool new_parent =
           static_cast<int64_t>(levels_[depth].child_begin.size()) < num_nodes(depth);
@@ -99,6 +118,7 @@ SemanticIdTrie::SemanticIdTrie(const SemanticIds& ids) : items_(sorted_by_codes(
   }
   if (ids.num_items() == 0 && !levels_.empty()) levels_[0].child_begin.push_back(0);
   for (Level& level : levels_) level.child_begin.push_back(level.child_tokens.size());
+  item_begin_.push_back(ids.num_items());
 }
 
 SemanticIdTrie::Children SemanticIdTrie::children(int64_t depth, int64_t node) const {

@@ -1,13 +1,14 @@
 #include "mirabelle/tokenizer/tokenizer_builder.h"
 
 #include <algorithm>
-#include <map>
 #include <memory>
 #include <numeric>
 #include <sstream>
 #include <unordered_map>
 
 #include "mirabelle/core/error.h"
+#include "mirabelle/data/training_histories.h"
+#include "mirabelle/tokenizer/collisions.h"
 #include "mirabelle/tokenizer/tokenizer_report.h"
 
 namespace mirabelle {
@@ -112,12 +113,42 @@ std::vector<int32_t> rows_of(const std::vector<std::vector<int32_t>>& level_code
   return codes;
 }
 
-int64_t largest_group(const std::vector<int32_t>& codes, int64_t num_levels) {
-  int64_t largest = 0;  // the last code numbers the items of a group
-  for (size_t i = num_levels - 1; i < codes.size(); i += num_levels) {
-    largest = std::max<int64_t>(largest, codes[i] + 1);
+/// With one more level, which numbers the items of equal codes.
+SemanticIds numbered_ids(std::vector<int64_t> level_sizes, const CodeRows& codes) {
+  std::vector<int32_t> numbers(codes.num_items(), -1);
+  number_items(numbers, codes);
+  level_sizes.push_back(disambiguation_level_size(1 + *std::ranges::max_element(numbers)));
+  return SemanticIds(std::move(level_sizes), append_level(codes, numbers));
+}
+
+/// The semantic IDs of items with these codes, of which the rule may move some.
+SemanticIds ids_by_rule(const TokenizerConfig& config, const Corpus& corpus,
+                        std::vector<int32_t>& codes, const LastLevel& last,
+                        const Communicator& communicator) {
+  const std::vector<int64_t> level_sizes = config.level_sizes();
+  const auto num_levels = static_cast<int64_t>(level_sizes.size());
+  if (config.collisions == "nearest_free") {
+    move_to_nearest_free(codes, num_levels, {}, last, communicator);
+  } else if (config.collisions == "balanced") {
+    balance_last_level(codes, num_levels, config.balance_temperature, last, communicator);
+  } else if (config.collisions == "shared") {
+    return SemanticIds(level_sizes, codes,
+                       priorities_of({codes, num_levels}, count_training_events(corpus)));
   }
-  return largest;
+  bool all_differ = true;
+  for_each_group({codes, num_levels}, num_levels,
+                 [&](std::span<const int32_t> items) { all_differ &= items.size() == 1; });
+  if (all_differ && config.collisions != "disambiguation_code") {
+    return SemanticIds(level_sizes, codes);
+  }
+  return numbered_ids(level_sizes, {codes, num_levels});
+}
+
+/// Of two tables of codes; only last codes differ.
+int64_t num_changed(const std::vector<int32_t>& before, const std::vector<int32_t>& after) {
+  int64_t count = 0;
+  for (size_t i = 0; i < before.size(); ++i) count += before[i] != after[i];
+  return count;
 }
 
 // --- assigning --------------------------------------------------------------------------------
@@ -205,38 +236,51 @@ NewCodes encode_new_items(const ResidualQuantizer& quantizer, const Corpus& corp
   return result;
 }
 
-/// Old items' semantic IDs, and for new ones their codes with the next free disambiguation code.
-SemanticIds extended_ids(const TokenizerFile& old, const std::vector<std::string>& item_ids,
-                         const std::vector<int64_t>& rows, const std::vector<int32_t>& new_codes) {
-  const int64_t num_levels = old.ids.num_levels(), num_code_levels = num_levels - 1;
-  std::map<std::vector<int32_t>, int32_t> next_free;
-  for (int64_t row = 0; row < old.ids.num_items(); ++row) {
-    const auto id = old.ids.codes(row);
-    int32_t& next = next_free[{id.begin(), id.end() - 1}];
-    next = std::max(next, id.back() + 1);
-  }
-  std::vector<int32_t> codes;
-  codes.reserve(rows.size() * num_levels);
-  for (size_t item = 0; item < rows.size(); ++item) {
-    if (rows[item] >= 0) {
-      const auto id = old.ids.codes(rows[item]);
-      codes.insert(codes.end(), id.begin(), id.end());
-      continue;
-    }
-    const int32_t* begin = new_codes.data() + item * num_code_levels;
-    const std::vector<int32_t> prefix(begin, begin + num_code_levels);
-    const int32_t free_code = next_free[prefix]++;
-    MIRABELLE_CHECK_DATA(
-        free_code < old.ids.level_size(num_code_levels), "item ", item_ids[item],
-        " has the codes of ", old.ids.level_size(num_code_levels),
-        " other items, which take all disambiguation codes: build a new tokenizer");
-    codes.insert(codes.end(), prefix.begin(), prefix.end());
-    codes.push_back(free_code);
+/// Old items' semantic IDs, and for new ones those that follow from their nearest codes by the
+/// tokenizer's rule.
+SemanticIds extended_ids(const TokenizerFile& old, const Corpus& corpus,
+                         const std::vector<std::string>& item_ids, const std::vector<int64_t>& rows,
+                         std::vector<int32_t> codes, int64_t batch_items,
+                         const Communicator& communicator) {
+  const auto num_items = static_cast<int64_t>(rows.size());
+  const int64_t num_codes = old.quantizer.num_levels(), num_levels = old.ids.num_levels();
+  const bool has_numbers = num_levels > num_codes;
+  std::vector<bool> is_old(num_items);
+  std::vector<int32_t> numbers(num_items, -1);
+  for (int64_t item = 0; item < num_items; ++item) {
+    if (rows[item] < 0) continue;
+    const auto id = old.ids.codes(rows[item]);
+    std::copy_n(id.begin(), num_codes, codes.begin() + item * num_codes);
+    is_old[item] = true;
+    numbers[item] = has_numbers ? id.back() : 0;
   }
   std::vector<int64_t> level_sizes;
   for (int64_t level = 0; level < num_levels; ++level) {
     level_sizes.push_back(old.ids.level_size(level));
   }
+  if (old.collisions == "shared") {
+    auto priorities = priorities_of({codes, num_codes}, count_training_events(corpus));
+    return SemanticIds(std::move(level_sizes), std::move(codes), std::move(priorities));
+  }
+  if (old.collisions != "disambiguation_code") {
+    const ItemRows fused = fused_rows(corpus, old.quantizer.normalization.sources);
+    const ItemRows rows_of_items = normalized_rows(fused, old.quantizer.normalization);
+    const ItemRows residuals = residuals_before_last(rows_of_items, old.quantizer.codebooks, codes);
+    move_to_nearest_free(codes, num_codes, is_old,
+                         {old.quantizer.codebooks.back(), residuals, batch_items}, communicator);
+  }
+  number_items(numbers, {codes, num_codes});
+  for (int64_t item = 0; item < num_items; ++item) {
+    MIRABELLE_CHECK_DATA(
+        !has_numbers || numbers[item] < level_sizes.back(), "item ", item_ids[item],
+        " has the codes of ", level_sizes.back(),
+        " other items, which take all disambiguation codes: build a new tokenizer");
+    MIRABELLE_CHECK_DATA(has_numbers || numbers[item] == 0, "item ", item_ids[item],
+                         " has the first codes of ", old.quantizer.codebooks.back().size,
+                         " other items, which take all codes of the last level: build a new "
+                         "tokenizer");
+  }
+  if (has_numbers) codes = append_level({codes, num_codes}, numbers);
   return SemanticIds(std::move(level_sizes), std::move(codes));
 }
 
@@ -259,6 +303,7 @@ nlohmann::json assign_report(const TokenizerFile& old, const SemanticIds& ids, i
   for (int64_t level = 0; level < old.quantizer.num_levels(); ++level) {
     report["levels"][level]["relative_error"] = before.at("levels").at(level).at("relative_error");
   }
+  report["collision_rule"] = old.collisions;
   report["assigned"] = {{"new_items", num_new}};
   if (new_codes.error_before > 0) {
     report["assigned"]["relative_error"] = new_codes.error_after / new_codes.error_before;
@@ -267,24 +312,6 @@ nlohmann::json assign_report(const TokenizerFile& old, const SemanticIds& ids, i
 }
 
 }  // namespace
-
-std::vector<int32_t> append_disambiguation_codes(const std::vector<int32_t>& codes,
-                                                 int64_t num_levels) {
-  const int64_t num_items = static_cast<int64_t>(codes.size()) / num_levels;
-  std::map<std::vector<int32_t>, int32_t> group_size;
-  std::vector<int32_t> result;
-  result.reserve(codes.size() + num_items);
-  for (int64_t item = 0; item < num_items; ++item) {
-    const auto begin = codes.begin() + item * num_levels;
-    result.insert(result.end(), begin, begin + num_levels);
-    result.push_back(group_size[{begin, begin + num_levels}]++);
-  }
-  return result;
-}
-
-int64_t disambiguation_level_size(int64_t largest_group) {
-  return std::max<int64_t>(8, (2 * largest_group + 7) / 8 * 8);
-}
 
 TokenizerFile build_tokenizer(const Corpus& corpus, const TokenizerConfig& config,
                               const std::string& config_text, Device device,
@@ -309,17 +336,24 @@ TokenizerFile build_tokenizer(const Corpus& corpus, const TokenizerConfig& confi
   FeatureNormalization normalization =
       fit_normalization(sources, windowed_rows(fused, config.batch_items),
                         config.standardize == "per_source", config.batch_items, communicator);
-  ResidualKMeans fit =
-      residual_kmeans(windowed_rows(normalized_rows(fused, normalization), config.batch_items),
-                      config, device, communicator, on_progress);
+  const ItemRows features =
+      windowed_rows(normalized_rows(fused, normalization), config.batch_items);
+  TokenizerConfig resolved = config;
+  resolved.levels = config.level_sizes();
+  ResidualKMeans fit = residual_kmeans(features, resolved, device, communicator, on_progress);
 
-  const int64_t num_levels = static_cast<int64_t>(config.levels.size());
-  std::vector<int32_t> codes = append_disambiguation_codes(rows_of(fit.codes), num_levels);
-  std::vector<int64_t> level_sizes = config.levels;
-  level_sizes.push_back(disambiguation_level_size(largest_group(codes, num_levels + 1)));
-  tokenizer.ids = SemanticIds(std::move(level_sizes), std::move(codes));
+  const auto num_levels = static_cast<int64_t>(resolved.levels.size());
+  const std::vector<int32_t> nearest = rows_of(fit.codes);
+  std::vector<int32_t> codes = nearest;
+  const ItemRows residuals = residuals_before_last(features, fit.codebooks, nearest);
+  tokenizer.collisions = config.collisions;
+  tokenizer.ids = ids_by_rule(config, corpus, codes,
+                              {fit.codebooks.back(), residuals, config.batch_items}, communicator);
+  nlohmann::json report = tokenizer_report(tokenizer.ids, num_levels, fit.errors);
+  report["collision_rule"] = config.collisions;
+  report["moved_items"] = num_changed(nearest, codes);
+  tokenizer.report = report.dump();
   tokenizer.quantizer = {std::move(normalization), std::move(fit.codebooks)};
-  tokenizer.report = tokenizer_report(tokenizer.ids, num_levels, fit.errors).dump();
   return tokenizer;
 }
 
@@ -343,7 +377,8 @@ AssignedTokenizer assign_new_items(const TokenizerFile& old, const Corpus& corpu
   }
   check_sources(old, corpus);
   new_codes = encode_new_items(old.quantizer, corpus, rows, batch_items, communicator);
-  tokenizer.ids = extended_ids(old, tokenizer.item_ids, rows, new_codes.codes);
+  tokenizer.ids = extended_ids(old, corpus, tokenizer.item_ids, rows, std::move(new_codes.codes),
+                               batch_items, communicator);
   tokenizer.report = assign_report(old, tokenizer.ids, result.num_new_items, new_codes).dump();
   return result;
 }

@@ -1,11 +1,23 @@
 #include "mirabelle/tokenizer/tokenizer_config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 
 #include "mirabelle/core/error.h"
+#include "mirabelle/tokenizer/collisions.h"
 
 namespace mirabelle {
+
+std::vector<int64_t> TokenizerConfig::level_sizes() const {
+  if (multi_resolution_levels == 0) return levels;
+  std::vector<int64_t> sizes;
+  for (int64_t size = 2048; std::ssize(sizes) < multi_resolution_levels;
+       size = std::max<int64_t>(1, size / 2)) {
+    sizes.push_back(size);
+  }
+  return sizes;
+}
 
 void TokenizerConfig::visit(ConfigFields& fields) {
   fields.field("file", file, "the tokenizer's file, made by mirabelle-tokenizer-build");
@@ -13,6 +25,8 @@ void TokenizerConfig::visit(ConfigFields& fields) {
                "'residual_kmeans', or 'item_id': one level with one code per item, which makes the "
                "model an ordinary next-item model");
   fields.field("levels", levels, "codebook size of each level");
+  fields.field("multi_resolution_levels", multi_resolution_levels,
+               "n > 0: in the place of `levels`, n levels of 2048, 1024, 512, ... codes");
   fields.field("features", features, "feature sources of the corpus to use; empty = all");
   fields.field("feature_weights", feature_weights,
                "a weight for each source; empty = all weigh the same, however wide they are");
@@ -28,7 +42,13 @@ void TokenizerConfig::visit(ConfigFields& fields) {
                "items among which the first codebooks are drawn; held in memory");
   fields.field("seed", seed, "of the initialization");
   fields.field("collisions", collisions,
-               "items with equal codes: 'disambiguation_code' numbers them at one more level");
+               "items with equal codes: 'disambiguation_code' numbers them at one more level; "
+               "'nearest_free' moves all but one to the nearest free code of the last level; "
+               "'balanced' spreads the items of every prefix evenly over the last level's codes; "
+               "'shared' lets them share one semantic ID");
+  fields.field("balance_temperature", balance_temperature,
+               "of 'balanced', in mean squared distances: lower is nearer to the least total "
+               "distance, and slower");
   fields.field("batch_items", batch_items, "items in memory at a time, on each rank and its GPU");
 }
 
@@ -63,9 +83,16 @@ void TokenizerConfig::check() const {
   MIRABELLE_CHECK_USAGE(initialization_sample > 0,
                         "tokenizer.initialization_sample must be positive, not ",
                         initialization_sample);
-  MIRABELLE_CHECK_USAGE(collisions == "disambiguation_code",
-                        "tokenizer.collisions must be 'disambiguation_code', not '", collisions,
-                        "'");
+  MIRABELLE_CHECK_USAGE(is_collision_rule(collisions),
+                        "tokenizer.collisions must be 'disambiguation_code', 'nearest_free', "
+                        "'balanced' or 'shared', not '",
+                        collisions, "'");
+  MIRABELLE_CHECK_USAGE(balance_temperature > 0 && std::isfinite(balance_temperature),
+                        "tokenizer.balance_temperature must be positive, not ",
+                        balance_temperature);
+  MIRABELLE_CHECK_USAGE(multi_resolution_levels >= 0 && multi_resolution_levels <= 64,
+                        "tokenizer.multi_resolution_levels must be from 0 to 64, not ",
+                        multi_resolution_levels);
   MIRABELLE_CHECK_USAGE(batch_items > 0, "tokenizer.batch_items must be positive, not ",
                         batch_items);
 }

@@ -6,12 +6,13 @@
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/files.h"
 #include "mirabelle/core/hdf5_file.h"
+#include "mirabelle/tokenizer/collisions.h"
 
 namespace mirabelle {
 namespace {
 
 constexpr const char* kMagic = "mirabelle tokenizer";
-constexpr int64_t kSchemaVersion = 1;
+constexpr int64_t kSchemaVersion = 2;
 
 template <typename T>
 void write_vector(Hdf5File& file, const std::string& name, const std::vector<T>& values) {
@@ -22,17 +23,15 @@ std::string codebook_name(int64_t level) { return "codebooks/level_" + std::to_s
 
 void write_table(Hdf5File& file, const TokenizerFile& tokenizer) {
   const SemanticIds& ids = tokenizer.ids;
-  std::vector<int32_t> codes;
+  std::vector<int32_t> priorities;
   std::vector<int64_t> level_sizes;
-  codes.reserve(ids.num_items() * ids.num_levels());
-  for (int64_t item = 0; item < ids.num_items(); ++item) {
-    const auto row = ids.codes(item);
-    codes.insert(codes.end(), row.begin(), row.end());
-  }
+  for (int64_t item = 0; item < ids.num_items(); ++item) priorities.push_back(ids.priority(item));
   for (int64_t level = 0; level < ids.num_levels(); ++level) {
     level_sizes.push_back(ids.level_size(level));
   }
+  const auto codes = ids.all_codes().codes;
   file.write("table/codes", view_of(codes.data(), {ids.num_items(), ids.num_levels()}));
+  write_vector(file, "table/priority", priorities);
   write_vector(file, "table/level_sizes", level_sizes);
   file.write_strings("table/item_ids", tokenizer.item_ids);
 }
@@ -71,13 +70,16 @@ void write_quantizer(Hdf5File& file, const ResidualQuantizer& quantizer) {
   }
 }
 
+int64_t version_of(const Hdf5File& file) { return file.read<int64_t>("schema_version").at(0); }
+
 Hdf5File open_checked(const std::filesystem::path& path) {
   Hdf5File file = Hdf5File::open(path);
   MIRABELLE_CHECK_DATA(file.contains("magic") && file.read_text("magic") == kMagic, path.string(),
                        ": not a tokenizer's file (its `magic` is not \"", kMagic, "\")");
   const auto version = file.read<int64_t>("schema_version");
-  MIRABELLE_CHECK_DATA(version == std::vector{kSchemaVersion}, path.string(), ": schema version ",
-                       version.empty() ? -1 : version[0], ", this program reads ", kSchemaVersion);
+  MIRABELLE_CHECK_DATA(version.size() == 1 && 1 <= version[0] && version[0] <= kSchemaVersion,
+                       path.string(), ": schema version ", version.empty() ? -1 : version[0],
+                       ", this program reads 1 to ", kSchemaVersion);
   return file;
 }
 
@@ -87,8 +89,14 @@ SemanticIds read_table(const Hdf5File& file) {
   MIRABELLE_CHECK_DATA(shape.rank() == 2 && shape[1] == static_cast<int64_t>(level_sizes.size()),
                        file.path().string(), ": dataset table/codes has shape ", shape,
                        ", wanted [num_items, ", level_sizes.size(), "]");
+  const bool has_priorities = version_of(file) >= 2;
+  const auto priorities =
+      has_priorities ? file.read<int32_t>("table/priority") : std::vector<int32_t>{};
+  MIRABELLE_CHECK_DATA(!has_priorities || static_cast<int64_t>(priorities.size()) == shape[0],
+                       file.path().string(), ": dataset table/priority has ", priorities.size(),
+                       " elements, wanted one for each of ", shape[0], " items");
   try {
-    return SemanticIds(level_sizes, file.read<int32_t>("table/codes"));
+    return SemanticIds(level_sizes, file.read<int32_t>("table/codes"), priorities);
   } catch (const Error& error) {
     throw_error(ErrorKind::kData, file.path().string(), ": ", error.what());
   }
@@ -140,7 +148,8 @@ FeatureNormalization read_normalization(const Hdf5File& file) {
   return normalization;
 }
 
-ResidualQuantizer read_quantizer(const Hdf5File& file, const SemanticIds& ids) {
+ResidualQuantizer read_quantizer(const Hdf5File& file, const SemanticIds& ids,
+                                 const std::string& collisions) {
   ResidualQuantizer quantizer;
   quantizer.normalization = read_normalization(file);
   const int64_t dim = quantizer.normalization.feature_dim();
@@ -153,9 +162,11 @@ ResidualQuantizer read_quantizer(const Hdf5File& file, const SemanticIds& ids) {
     quantizer.codebooks.push_back({shape[0], dim, file.read<float>(codebook_name(level))});
     check_finite(file, codebook_name(level), quantizer.codebooks.back().rows);
   }
-  MIRABELLE_CHECK_DATA(quantizer.num_levels() == ids.num_levels() - 1, file.path().string(), ": ",
-                       quantizer.num_levels(), " codebooks for ", ids.num_levels(),
-                       " levels, wanted one for each but the disambiguation code");
+  const int64_t num_without = ids.num_levels() - quantizer.num_levels();
+  MIRABELLE_CHECK_DATA(
+      num_without == 1 || (num_without == 0 && collisions != "disambiguation_code"),
+      file.path().string(), ": ", quantizer.num_levels(), " codebooks for ", ids.num_levels(),
+      " levels, wanted one for each but the disambiguation code");
   return quantizer;
 }
 
@@ -169,6 +180,7 @@ void write_tokenizer_file(const std::filesystem::path& path, const TokenizerFile
   file.write_text("magic", kMagic);
   write_vector(file, "schema_version", std::vector{kSchemaVersion});
   file.write_text("kind", tokenizer.kind);
+  file.write_text("collisions", tokenizer.collisions);
   file.write_text("dataset", tokenizer.dataset);
   file.write_text("split_hash", tokenizer.split_hash);
   file.write_text("config", tokenizer.config);
@@ -187,6 +199,10 @@ TokenizerFile read_tokenizer_file(const std::filesystem::path& path) {
   MIRABELLE_CHECK_DATA(tokenizer.kind == "residual_kmeans" || tokenizer.kind == "item_id",
                        path.string(), ": a tokenizer of kind \"", tokenizer.kind,
                        "\", wanted residual_kmeans or item_id");
+  if (version_of(file) >= 2) tokenizer.collisions = file.read_text("collisions");
+  MIRABELLE_CHECK_DATA(is_collision_rule(tokenizer.collisions), path.string(),
+                       ": a tokenizer with the unknown rule \"", tokenizer.collisions,
+                       "\" for collisions");
   tokenizer.dataset = file.read_text("dataset");
   tokenizer.split_hash = file.read_text("split_hash");
   tokenizer.config = file.read_text("config");
@@ -197,7 +213,8 @@ TokenizerFile read_tokenizer_file(const std::filesystem::path& path) {
   MIRABELLE_CHECK_DATA(static_cast<int64_t>(tokenizer.item_ids.size()) == tokenizer.ids.num_items(),
                        path.string(), ": ", tokenizer.item_ids.size(), " item IDs for ",
                        tokenizer.ids.num_items(), " rows of codes");
-  if (tokenizer.kind != "item_id") tokenizer.quantizer = read_quantizer(file, tokenizer.ids);
+  if (tokenizer.kind != "item_id")
+    tokenizer.quantizer = read_quantizer(file, tokenizer.ids, tokenizer.collisions);
   return tokenizer;
 }
 

@@ -39,18 +39,10 @@ nlohmann::json level_report(const SemanticIds& ids, int64_t level) {
 
 /// How many IDs stand for 1, 2, ... items, by the first `num_code_levels` codes.
 std::map<int64_t, int64_t> collision_histogram(const SemanticIds& ids, int64_t num_code_levels) {
-  std::vector<int64_t> order(ids.num_items());
-  std::iota(order.begin(), order.end(), 0);
-  const auto prefix = [&](int64_t item) { return ids.codes(item).first(num_code_levels); };
-  std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    return std::ranges::lexicographical_compare(prefix(a), prefix(b));
-  });
   std::map<int64_t, int64_t> histogram;
-  for (size_t begin = 0, end = 0; begin < order.size(); begin = end) {
-    while (end < order.size() && std::ranges::equal(prefix(order[begin]), prefix(order[end])))
-      ++end;
-    ++histogram[static_cast<int64_t>(end - begin)];
-  }
+  for_each_group(ids.all_codes(), num_code_levels, [&](std::span<const int32_t> items) {
+    ++histogram[static_cast<int64_t>(items.size())];
+  });
   return histogram;
 }
 
@@ -115,6 +107,10 @@ nlohmann::json tokenizer_report(const SemanticIds& ids, int64_t num_code_levels,
   report["distinct_codes"] = static_cast<double>(num_different) / num_items;
   if (num_code_levels < ids.num_levels()) {
     report["disambiguation"] = {{"size", ids.level_size(num_code_levels)}, {"largest", largest}};
+  } else if (largest > 1) {
+    report["shared"] = {{"ids", num_different - num_unique},
+                        {"items", ids.num_items() - num_unique},
+                        {"largest", largest}};
   }
   report["vocab_size"] = ids.vocab_size();
   report["padded_vocab_size"] = ids.padded_vocab_size();
@@ -125,14 +121,27 @@ void print_tokenizer_report(const nlohmann::json& report, std::ostream& out) {
   out << format_count(report.at("num_items").get<int64_t>()) << " items, "
       << format_count(report.at("vocab_size").get<int64_t>()) << " tokens\n\n";
   print_levels(report, out);
-  if (!report.contains("disambiguation")) return;
+  if (report.value("moved_items", 0) > 0) {
+    out << '\n'
+        << format_count(report["moved_items"].get<int64_t>())
+        << " items have another last code than the nearest.\n";
+  }
+  const bool is_numbered = report.contains("disambiguation");
+  if (!is_numbered && !report.contains("shared")) return;
   out << '\n'
-      << percent(report.at("unique_items").get<double>())
-      << " of the items have codes of their own before the disambiguation code; "
+      << percent(report.at("unique_items").get<double>()) << " of the items have codes of their own"
+      << (is_numbered ? " before the disambiguation code; " : "; ")
       << percent(report.at("distinct_codes").get<double>()) << " different codes per item\n\n";
   print_collisions(report, out);
-  out << "\nThe disambiguation code has " << report["disambiguation"].at("size")
-      << " values; the largest group takes " << report["disambiguation"].at("largest") << ".\n";
+  if (is_numbered) {
+    out << "\nThe disambiguation code has " << report["disambiguation"].at("size")
+        << " values; the largest group takes " << report["disambiguation"].at("largest") << ".\n";
+  } else {
+    out << '\n'
+        << format_count(report["shared"].at("items").get<int64_t>()) << " items share "
+        << format_count(report["shared"].at("ids").get<int64_t>()) << " semantic IDs, at most "
+        << report["shared"].at("largest") << " one.\n";
+  }
 }
 
 }  // namespace mirabelle

@@ -11,9 +11,10 @@
 namespace mirabelle {
 namespace {
 
-std::string message_of(std::vector<int64_t> level_sizes, std::vector<int32_t> codes) {
+std::string message_of(std::vector<int64_t> level_sizes, std::vector<int32_t> codes,
+                       std::vector<int32_t> priorities = {}) {
   try {
-    SemanticIds(std::move(level_sizes), std::move(codes));
+    SemanticIds(std::move(level_sizes), std::move(codes), std::move(priorities));
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kData);
     return error.what();
@@ -76,6 +77,39 @@ TEST(SemanticIdsTest, RefusesTwoItemsOfOneIdAndNamesThem) {
             "items 0 and 3 share the semantic ID [1, 2], wanted a different one each");
 }
 
+TEST(SemanticIdsTest, LetsItemsShareAnIdByPriority) {
+  const SemanticIds ids({4, 4}, {1, 2, 3, 3, 1, 2, 0, 0, 1, 2}, {2, 0, 0, 0, 1});
+  EXPECT_EQ(ids.priority(0), 2);
+  EXPECT_EQ(ids.items_by_id(), (std::vector<int32_t>{3, 2, 4, 0, 1}));
+  const SemanticIds unique({4, 4}, {1, 2, 3, 3, 0, 3});
+  EXPECT_EQ(unique.priority(2), 0);
+  EXPECT_EQ(unique.items_by_id(), (std::vector<int32_t>{2, 0, 1}));
+}
+
+TEST(SemanticIdsTest, RefusesPrioritiesThatDoNotNumberTheItemsOfAnId) {
+  EXPECT_EQ(message_of({4}, {1, 3, 1}, {0, 0, 0}),
+            "item 2 has priority 0 among the 2 items of the semantic ID [1], wanted each of 0 to 1 "
+            "once");
+  EXPECT_EQ(message_of({4}, {1, 3, 1}, {1, 0, 2}),
+            "item 2 has priority 2 among the 2 items of the semantic ID [1], wanted each of 0 to 1 "
+            "once");
+  EXPECT_EQ(message_of({4}, {1, 3}, {0, -1}),
+            "item 1 has priority -1 among the 1 items of the semantic ID [3], wanted each of 0 to "
+            "0 once");
+  EXPECT_EQ(message_of({4}, {1, 3}, {0}), "1 priorities for 2 items");
+}
+
+TEST(SemanticIdTrieTest, ALeafHoldsTheItemsOfAnIdByPriority) {
+  const SemanticIdTrie trie(SemanticIds({4, 4}, {1, 2, 3, 3, 1, 2, 1, 0, 1, 2}, {2, 0, 0, 0, 1}));
+  ASSERT_EQ(trie.num_nodes(1), 2);
+  ASSERT_EQ(trie.num_nodes(2), 3);
+  const std::vector<std::vector<int32_t>> expected = {{3}, {2, 4, 0}, {1}};
+  for (int64_t leaf = 0; leaf < 3; ++leaf) {
+    const auto items = trie.items(leaf);
+    EXPECT_EQ(std::vector<int32_t>(items.begin(), items.end()), expected[leaf]) << leaf;
+  }
+}
+
 TEST(SemanticIdsTest, RefusesACodeOutOfRange) {
   EXPECT_EQ(message_of({4, 4}, {1, 2, 3, 4}), "item 1 has code 4 at level 1, wanted 0 to 3");
   EXPECT_EQ(message_of({4, 4}, {-1, 2}), "item 0 has code -1 at level 0, wanted 0 to 3");
@@ -106,7 +140,8 @@ TEST(SemanticIdTrieTest, OfOneItemIsAPath) {
     EXPECT_EQ(trie.children(depth, 0).tokens[0], tokens[depth]);
     EXPECT_EQ(trie.children(depth, 0).first_node, 0);
   }
-  EXPECT_EQ(trie.item(0), 0);
+  EXPECT_EQ(trie.items(0).size(), 1u);
+  EXPECT_EQ(trie.items(0)[0], 0);
 }
 
 /// Walks the trie beside a map from every prefix to the tokens that may follow it.
@@ -143,7 +178,8 @@ void compare_with_prefix_map(const SemanticIds& ids) {
   }
   ASSERT_EQ(prefixes.size(), items.size());
   for (size_t node = 0; node < prefixes.size(); ++node) {
-    ASSERT_EQ(trie.item(static_cast<int64_t>(node)), items.at(prefixes[node]));
+    ASSERT_EQ(trie.items(static_cast<int64_t>(node)).size(), 1u);
+    ASSERT_EQ(trie.items(static_cast<int64_t>(node))[0], items.at(prefixes[node]));
   }
 }
 

@@ -4,8 +4,11 @@
 
 #include <cmath>
 #include <map>
+#include <set>
 
 #include "mirabelle/core/error.h"
+#include "mirabelle/data/training_histories.h"
+#include "mirabelle/tokenizer/collisions.h"
 #include "support/tiny_corpus.h"
 
 namespace mirabelle {
@@ -72,19 +75,6 @@ class TokenizerBuilderTest : public ::testing::Test {
   TokenizerConfig config_;
   std::unique_ptr<Communicator> self_ = make_self_communicator();
 };
-
-TEST(DisambiguationCodeTest, NumbersEqualCodesInItemOrder) {
-  EXPECT_EQ(append_disambiguation_codes({1, 2, 3, 4, 1, 2, 1, 3, 1, 2}, 2),
-            (std::vector<int32_t>{1, 2, 0, 3, 4, 0, 1, 2, 1, 1, 3, 0, 1, 2, 2}));
-  EXPECT_EQ(append_disambiguation_codes({}, 3), std::vector<int32_t>{});
-}
-
-TEST(DisambiguationCodeTest, LevelHasRoomForTwiceTheLargestGroup) {
-  EXPECT_EQ(disambiguation_level_size(1), 8);
-  EXPECT_EQ(disambiguation_level_size(4), 8);
-  EXPECT_EQ(disambiguation_level_size(5), 16);
-  EXPECT_EQ(disambiguation_level_size(100), 200);
-}
 
 TEST_F(TokenizerBuilderTest, GivesEveryItemOfACorpusAnId) {
   const TokenizerFile tokenizer = build(write_tiny_corpus(folder_, 60, 200, 1));
@@ -179,6 +169,120 @@ TEST_F(TokenizerBuilderTest, RefusesACorpusWithoutFeaturesUnlessOfKindItemId) {
   expect_error(ErrorKind::kUsage, "has no feature sources", [&] { build(folder_); });
   config_.kind = "item_id";
   EXPECT_EQ(build(folder_).item_ids, std::vector<std::string>{"7"});
+}
+
+/// Items of which the first `num_copied` have copies.
+std::vector<std::string> alike(int64_t num_different, int64_t num_copied,
+                               const std::string& letters) {
+  std::vector<std::string> ids = numbers(0, num_different);
+  for (const char letter : letters) {
+    for (int64_t i = 0; i < num_copied; ++i) ids.push_back(std::to_string(i) + letter);
+  }
+  return ids;
+}
+
+void expect_all_different(const SemanticIds& ids) {
+  std::set<std::vector<int32_t>> seen;
+  for (int64_t item = 0; item < ids.num_items(); ++item) {
+    EXPECT_TRUE(seen.insert(codes_of(ids, item)).second) << "item " << item;
+  }
+}
+
+TEST_F(TokenizerBuilderTest, NearestFreeAndBalancedNeedNoFurtherLevel) {
+  config_.levels = {4, 64};
+  write_items(folder_, alike(60, 5, "ab"));
+  for (const char* rule : {"nearest_free", "balanced"}) {
+    config_.collisions = rule;
+    const TokenizerFile tokenizer = build(folder_);
+    EXPECT_EQ(tokenizer.collisions, rule);
+    ASSERT_EQ(tokenizer.ids.num_levels(), 2);
+    expect_all_different(tokenizer.ids);
+    const auto report = nlohmann::json::parse(tokenizer.report);
+    EXPECT_EQ(report["collision_rule"], rule);
+    EXPECT_GE(report["moved_items"], 10);  // two of each three that look alike make room
+    EXPECT_LE(report["moved_items"], 30);
+    EXPECT_EQ(report["unique_items"], 1.0);
+  }
+}
+
+TEST_F(TokenizerBuilderTest, PrefixesWithMoreItemsThanCodesAreNumberedToo) {
+  write_items(folder_, alike(3, 3, "abcdefg"));  // 24 items in at most 3 x 3 places
+  config_.levels = {2, 3};
+  for (const char* rule : {"nearest_free", "balanced"}) {
+    config_.collisions = rule;
+    const TokenizerFile tokenizer = build(folder_);
+    ASSERT_EQ(tokenizer.ids.num_levels(), 3) << rule;
+    expect_all_different(tokenizer.ids);
+  }
+}
+
+TEST_F(TokenizerBuilderTest, SharedIdsAreRankedByTrainingEvents) {
+  CorpusOptions options;
+  options.dataset = "shared";
+  CorpusWriter writer(folder_, options, false, {});
+  for (int i = 0; i < 4; ++i) writer.add_item(std::to_string(i));
+  writer.add_feature("title", 1);
+  const float features[] = {5, 1, 5, 5};
+  writer.add_feature_rows("title", features, 4);
+  writer.add_user({"1", {3, 3, 2, 0, 0}, {}, {}, ""});  // the zeros are targets
+  writer.finish();
+  config_.levels = {2};
+  config_.collisions = "shared";
+  const TokenizerFile tokenizer = build(folder_);
+  ASSERT_EQ(tokenizer.ids.num_levels(), 1);
+  EXPECT_EQ(codes_of(tokenizer.ids, 0), codes_of(tokenizer.ids, 2));
+  EXPECT_EQ(codes_of(tokenizer.ids, 0), codes_of(tokenizer.ids, 3));
+  EXPECT_EQ(tokenizer.ids.priority(3), 0);
+  EXPECT_EQ(tokenizer.ids.priority(2), 1);
+  EXPECT_EQ(tokenizer.ids.priority(0), 2);
+  EXPECT_EQ(tokenizer.ids.priority(1), 0);
+  const auto report = nlohmann::json::parse(tokenizer.report);
+  EXPECT_EQ(report["shared"], nlohmann::json::parse(R"({"ids": 1, "items": 3, "largest": 3})"));
+}
+
+TEST_F(TokenizerBuilderTest, MultiResolutionLevelsHalve) {
+  config_.multi_resolution_levels = 3;
+  const TokenizerFile tokenizer = build(write_tiny_corpus(folder_, 60, 50, 6));
+  ASSERT_EQ(tokenizer.ids.num_levels(), 4);
+  EXPECT_EQ(tokenizer.ids.level_size(0), 2048);
+  EXPECT_EQ(tokenizer.ids.level_size(1), 1024);
+  EXPECT_EQ(tokenizer.ids.level_size(2), 512);
+}
+
+TEST_F(TokenizerBuilderTest, AssigningFollowsTheRuleOfTheTokenizer) {
+  config_.levels = {4, 64};
+  write_items(folder_ / "old", alike(60, 5, "a"));
+  write_items(folder_ / "new", alike(70, 5, "abc"));
+  for (const std::string rule : {"nearest_free", "balanced", "shared"}) {
+    config_.collisions = rule;
+    const std::filesystem::path path = folder_ / "tokenizer.h5";
+    write_tokenizer_file(path, build(folder_ / "old"));
+    const TokenizerFile old = read_tokenizer_file(path);
+    const SemanticIds table = assign(old, folder_ / "new").tokenizer.ids;
+    EXPECT_EQ(table.vocab_size(), old.ids.vocab_size());
+    const auto place = [](int64_t old_item) { return old_item < 60 ? old_item : old_item + 10; };
+    for (int64_t item = 0; item < 65; ++item) {
+      EXPECT_EQ(codes_of(table, place(item)), codes_of(old.ids, item)) << rule << " " << item;
+    }
+    if (rule != "shared") {
+      expect_all_different(table);
+      continue;
+    }
+    for (int64_t item = 70; item < 85; ++item) {
+      EXPECT_EQ(codes_of(table, item), codes_of(table, item % 5)) << item;
+    }
+  }
+}
+
+TEST_F(TokenizerBuilderTest, AssigningSaysWhenNoLastCodeIsFree) {
+  config_.levels = {1, 4};
+  config_.collisions = "nearest_free";
+  write_items(folder_ / "old", {"1", "2", "3"});
+  write_items(folder_ / "new", {"1", "2", "3", "3a", "4"});
+  const TokenizerFile old = build(folder_ / "old");
+  ASSERT_EQ(old.quantizer.codebooks[1].size, 3);
+  expect_error(ErrorKind::kData, "item 3a has the first codes of 3 other items",
+               [&] { assign(old, folder_ / "new"); });
 }
 
 TEST_F(TokenizerBuilderTest, AssigningWithoutNewItemsChangesNothing) {

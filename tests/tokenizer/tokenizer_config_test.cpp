@@ -11,6 +11,25 @@ namespace {
 
 TEST(TokenizerConfigTest, DefaultsAreValid) { EXPECT_NO_THROW(TokenizerConfig().check()); }
 
+TEST(TokenizerConfigTest, MultiResolutionLevelsTakeThePlaceOfTheLevels) {
+  TokenizerConfig config;
+  config.levels = {7, 5};
+  EXPECT_EQ(config.level_sizes(), (std::vector<int64_t>{7, 5}));
+  config.multi_resolution_levels = 1;
+  EXPECT_EQ(config.level_sizes(), (std::vector<int64_t>{2048}));
+  config.multi_resolution_levels = 13;
+  EXPECT_EQ(config.level_sizes(),
+            (std::vector<int64_t>{2048, 1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1, 1}));
+}
+
+TEST(TokenizerConfigTest, CollisionRulesAreKnownByName) {
+  for (const char* rule : {"disambiguation_code", "nearest_free", "balanced", "shared"}) {
+    TokenizerConfig config;
+    config.collisions = rule;
+    EXPECT_NO_THROW(config.check()) << rule;
+  }
+}
+
 TEST(TokenizerConfigTest, EveryBadValueIsRefusedByTheNameOfItsField) {
   struct BadValue {
     const char* field;
@@ -44,6 +63,9 @@ TEST(TokenizerConfigTest, EveryBadValueIsRefusedByTheNameOfItsField) {
       {"tokenizer.initialization", [](auto& config) { config.initialization = "zeros"; }},
       {"tokenizer.initialization_sample", [](auto& config) { config.initialization_sample = 0; }},
       {"tokenizer.collisions", [](auto& config) { config.collisions = "ignore"; }},
+      {"tokenizer.balance_temperature", [](auto& config) { config.balance_temperature = 0; }},
+      {"tokenizer.multi_resolution_levels",
+       [](auto& config) { config.multi_resolution_levels = -1; }},
       {"tokenizer.batch_items", [](auto& config) { config.batch_items = 0; }},
   };
   for (const BadValue& bad : kBadValues) {

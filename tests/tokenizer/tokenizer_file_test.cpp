@@ -162,8 +162,39 @@ TEST_F(TokenizerFileTest, RefusesAnotherMagic) {
 }
 
 TEST_F(TokenizerFileTest, RefusesAnotherSchemaVersion) {
-  write_with("schema_version", writes<int64_t>("schema_version", {2}, {1}));
-  expect_refused("schema version 2, this program reads 1");
+  write_with("schema_version", writes<int64_t>("schema_version", {3}, {1}));
+  expect_refused("schema version 3, this program reads 1 to 2");
+  write_with("schema_version", writes<int64_t>("schema_version", {0}, {1}));
+  expect_refused("schema version 0, this program reads 1 to 2");
+}
+
+TEST_F(TokenizerFileTest, ReadsVersionOneWithoutPriorities) {
+  write_with("table/priority",
+             [](Hdf5File& file) { file.write_text("unknown datasets", "are not read"); });
+  expect_refused("table/priority: missing");
+  write_with("schema_version", writes<int64_t>("schema_version", {1}, {1}));
+  EXPECT_EQ(read_tokenizer_file(path_).collisions, "disambiguation_code");
+  EXPECT_EQ(read_tokenizer_file(path_).ids.priority(2), 0);
+}
+
+TEST_F(TokenizerFileTest, ReadsSharedIdsBackInTheirOrder) {
+  TokenizerFile tokenizer = example();
+  tokenizer.collisions = "shared";
+  tokenizer.ids = SemanticIds({2, 3}, {1, 2, 0, 0, 1, 2}, {1, 0, 0});
+  write_tokenizer_file(path_, tokenizer);
+  EXPECT_EQ(read_tokenizer_file(path_).collisions, "shared");
+  for (const SemanticIds& ids : {read_tokenizer_file(path_).ids, SemanticIds::read(path_)}) {
+    EXPECT_EQ(ids.items_by_id(), (std::vector<int32_t>{1, 2, 0}));
+  }
+}
+
+TEST_F(TokenizerFileTest, RefusesCollisionsAndPrioritiesThatCannotBe) {
+  write_with("collisions", [](Hdf5File& file) { file.write_text("collisions", "ignored"); });
+  expect_refused("the unknown rule \"ignored\" for collisions");
+  write_with("table/priority", writes<int32_t>("table/priority", {0, 0}, {2}));
+  expect_refused("table/priority has 2 elements, wanted one for each of 3 items");
+  write_with("table/priority", writes<int32_t>("table/priority", {0, 0, 1}, {3}));
+  expect_refused("item 2 has priority 1 among the 1 items of the semantic ID [1, 2, 1]");
 }
 
 TEST_F(TokenizerFileTest, RefusesAnUnknownKind) {
@@ -183,7 +214,7 @@ TEST_F(TokenizerFileTest, RefusesCodesOfAnotherWidth) {
 
 TEST_F(TokenizerFileTest, RefusesSharedSemanticIdsAndCodesOutOfRange) {
   write_with("table/codes", writes<int32_t>("table/codes", {0, 0, 0, 1, 2, 0, 1, 2, 0}, {3, 3}));
-  expect_refused("items 1 and 2 share the semantic ID [1, 2, 0]");
+  expect_refused("item 2 has priority 0 among the 2 items of the semantic ID [1, 2, 0]");
   write_with("table/codes", writes<int32_t>("table/codes", {0, 0, 0, 1, 2, 0, 1, 3, 1}, {3, 3}));
   expect_refused("item 2 has code 3 at level 1");
 }
@@ -194,8 +225,8 @@ TEST_F(TokenizerFileTest, RefusesAVocabularyThatDoesNotFollowFromTheLevels) {
 }
 
 TEST_F(TokenizerFileTest, RefusesAnotherNumberOfItemIds) {
-  write_with("table/codes", writes<int32_t>("table/codes", {0, 0, 0, 1, 2, 0}, {2, 3}));
-  expect_refused("3 item IDs for 2 rows of codes");
+  write_with("table/item_ids_offsets", writes<int64_t>("table/item_ids_offsets", {0, 2, 9}, {3}));
+  expect_refused("2 item IDs for 3 rows of codes");
 }
 
 TEST_F(TokenizerFileTest, RefusesSourcesThatDoNotMatch) {

@@ -16,8 +16,9 @@ namespace mirabelle {
 /// log-probabilities under a softmax over the whole vocabulary, in float64: the trie only forbids,
 /// it never renormalises. Of equal scores the lexicographically lower codes win, at every level.
 ///
-/// A prefix below which every item is excluded is dropped at once, so no beam ends on an excluded
-/// item and a list is short of `beam_size` only if the catalogue is. A beam as wide as the
+/// A beam ends on an ID and stands for all its items that are not excluded, by priority; a list is
+/// cut to `beam_size` items. A prefix below which every item is excluded is dropped at once, so no
+/// beam ends without an item and a list is short only if the catalogue is. A beam as wide as the
 /// catalogue ranks all items exactly.
 ///
 /// A batch is decoded on the model's device from its first token to its last: the host prepares it

@@ -37,7 +37,7 @@ class ExactScorer {
   const SemanticIds& ids_;
   int64_t history_length_, max_batch_tokens_;
   BatchQueue batches_;
-  std::vector<int32_t> order_;         // the items by their codes
+  std::vector<int32_t> order_;         // SemanticIds::items_by_id
   std::vector<int64_t> prefix_begin_;  // into order_: items that share all codes but the last
 };
 

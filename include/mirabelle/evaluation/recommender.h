@@ -13,13 +13,14 @@ struct RecommendationQuery {
   std::span<const int32_t> excluded;  ///< items that may not be recommended; ascending, distinct
 };
 
-/// Items of several users, best first. Equal scores are in the order of their semantic IDs.
+/// Items of several users, best first. Equal scores are in the order of their semantic IDs, so that
+/// items that share one follow each other: by priority, with the ID's score.
 struct RankedLists {
   std::vector<int64_t> offsets = {0};  ///< [num_users + 1]
   std::vector<int32_t> items;
   std::vector<double> scores;  ///< log-probabilities of the items' semantic IDs
-  int64_t num_invalid = 0;  ///< entries whose codes are no item's, or an excluded item's; dropped
-  int64_t num_duplicates = 0;  ///< entries that repeat an item of the same list; dropped
+  int64_t num_invalid = 0;     ///< IDs that no item has, or excluded items only; dropped
+  int64_t num_duplicates = 0;  ///< IDs that were in the same list before; dropped
 
   int64_t num_users() const { return static_cast<int64_t>(offsets.size()) - 1; }
   std::span<const int32_t> list(int64_t user) const {

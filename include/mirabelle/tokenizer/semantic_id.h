@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "mirabelle/tokenizer/code_order.h"
+
 namespace mirabelle {
 
 /// One contiguous range of the vocabulary, e.g. {"level_0", 1, 256}.
@@ -18,8 +20,8 @@ struct TokenRange {
 
 /// The item <-> semantic-ID table and the vocabulary that follows from it (decisions: text tokens,
 /// then special tokens, then one range per level, then padding). Every item has exactly one
-/// semantic ID of `num_levels` codes and no two items share one. A disambiguation code, where there
-/// is one, is the last level.
+/// semantic ID of `num_levels` codes. No two items share one, unless the table ranks those that do
+/// by priorities. A disambiguation code, where there is one, is the last level.
 class SemanticIds {
  public:
   static constexpr int64_t kVocabMultiple = 512;  ///< 64 x the largest tensor-parallel size, 8
@@ -28,6 +30,10 @@ class SemanticIds {
   /// codes [num_items, level_sizes.size()] row-major. Throws a kData Error if a code is out of
   /// range or two items share an ID.
   SemanticIds(std::vector<int64_t> level_sizes, std::vector<int32_t> codes);
+  /// The same for items that may share IDs: priorities [num_items] number the items of each ID, 0
+  /// first. Throws a kData Error if they do not.
+  SemanticIds(std::vector<int64_t> level_sizes, std::vector<int32_t> codes,
+              std::vector<int32_t> priorities);
 
   /// From a tokenizer file (format: tokenizer/tokenizer_file.h).
   static SemanticIds read(const std::filesystem::path& tokenizer_file);
@@ -38,6 +44,11 @@ class SemanticIds {
   std::span<const int32_t> codes(int64_t item) const {
     return std::span(codes_).subspan(item * num_levels(), num_levels());
   }
+  CodeRows all_codes() const { return {codes_, num_levels()}; }
+  /// The rank of an item among those of its ID.
+  int32_t priority(int64_t item) const { return priorities_[item]; }
+  /// All items in the order of their IDs; those that share one by priority.
+  std::vector<int32_t> items_by_id() const;
 
   // Tokens
   int32_t bos_token() const { return 0; }  ///< starts every history
@@ -52,12 +63,12 @@ class SemanticIds {
  private:
   int64_t num_items_ = 0;
   std::vector<int64_t> level_sizes_, level_begin_;
-  std::vector<int32_t> codes_;
+  std::vector<int32_t> codes_, priorities_;
   int64_t vocab_size_ = 0, padded_vocab_size_ = 0;
 };
 
 /// All semantic IDs as a prefix tree. Nodes of depth d (after d codes) are numbered 0 .. n_d - 1 in
-/// the order of their codes; depth 0 is the root, nodes of depth num_levels are the items.
+/// the order of their codes; depth 0 is the root, nodes of depth num_levels are the IDs.
 class SemanticIdTrie {
  public:
   explicit SemanticIdTrie(const SemanticIds& ids);
@@ -68,8 +79,10 @@ class SemanticIdTrie {
   };
   Children children(int64_t depth, int64_t node) const;
   int64_t num_nodes(int64_t depth) const;
-  /// The item at a node of depth num_levels.
-  int32_t item(int64_t node) const { return items_[node]; }
+  /// The items of a node of depth num_levels, by priority: one, or those that share its ID.
+  std::span<const int32_t> items(int64_t node) const {
+    return std::span(items_).subspan(item_begin_[node], item_begin_[node + 1] - item_begin_[node]);
+  }
 
  private:
   struct Level {
@@ -78,6 +91,7 @@ class SemanticIdTrie {
   };
   std::vector<Level> levels_;  // by depth of the parent
   std::vector<int32_t> items_;
+  std::vector<int64_t> item_begin_;  // [num_nodes(num_levels) + 1]
 };
 
 }  // namespace mirabelle

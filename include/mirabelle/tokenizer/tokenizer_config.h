@@ -11,6 +11,7 @@ struct TokenizerConfig {
   std::string file = "tokenizer.h5";
   std::string kind = "residual_kmeans";
   std::vector<int64_t> levels = {256, 256, 256};
+  int64_t multi_resolution_levels = 0;
   std::vector<std::string> features;
   std::vector<double> feature_weights;
   std::string standardize = "per_dimension";
@@ -20,7 +21,11 @@ struct TokenizerConfig {
   int64_t initialization_sample = 16384;
   int64_t seed = 0;
   std::string collisions = "disambiguation_code";
+  double balance_temperature = 0.05;
   int64_t batch_items = 16384;
+
+  /// `levels`, or those that multi_resolution_levels stands for.
+  std::vector<int64_t> level_sizes() const;
 
   void visit(ConfigFields& fields);
   /// Throws a kUsage Error that names the field.

@@ -10,18 +10,20 @@
 
 namespace mirabelle {
 
-// The tokenizer's file, one HDF5 file (`tokenizer.h5`), schema version 1. A text is an array of
+// The tokenizer's file, one HDF5 file (`tokenizer.h5`), schema version 2. A text is an array of
 // bytes; many texts are two arrays, NAME_bytes and NAME_offsets [n + 1].
 //
 //   magic               text    "mirabelle tokenizer"
 //   schema_version      int64   [1]
 //   kind                text    "residual_kmeans" or "item_id"
+//   collisions          text    the rule for items with equal codes (tokenizer/collisions.h)
 //   dataset             text    the corpus that it was built from: name
 //   split_hash          text      and hash of its split
 //   config              text    the resolved configuration that built it, YAML
 //   report              text    what build or assign measured, JSON (tokenizer/tokenizer_report.h)
 //
 //   table/codes         int32   [num_items, num_levels]  row i: item i of the corpus
+//   table/priority      int32   [num_items]  rank among the items that share the ID, 0 first
 //   table/level_sizes   int64   [num_levels]
 //   table/item_ids      texts   [num_items]  the data set's own IDs
 //   vocabulary/names    texts   [num_ranges] special tokens, one range per level, padding
@@ -36,11 +38,13 @@ namespace mirabelle {
 //   features/deviations float64 [feature_dim]  0: the feature does not vary
 //   codebooks/level_K   float32 [<= level_sizes[K], feature_dim]  K = 0, 1, ...
 //
-// A disambiguation code is a last level without a codebook.
+// A disambiguation code is a last level without a codebook. Files of version 1, which are read too,
+// have neither `collisions` (it is "disambiguation_code") nor table/priority (all are 0).
 
-/// Everything in the file. The texts `kind` and `report` are as in the format above.
+/// Everything in the file. The texts `kind`, `collisions` and `report` are as in the format above.
 struct TokenizerFile {
   std::string kind;
+  std::string collisions = "disambiguation_code";
   std::string dataset, split_hash, config, report;
   SemanticIds ids;
   std::vector<std::string> item_ids;  ///< [num_items] the data set's own

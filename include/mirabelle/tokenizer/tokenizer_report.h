@@ -28,7 +28,14 @@ namespace mirabelle {
 ///   disambiguation     absent without such a level
 ///     size             codes that exist
 ///     largest          codes that the largest group of items with equal codes takes
+///   shared             absent unless several items have one semantic ID
+///     ids, items       IDs of several items, and how many items have them
+///     largest          items of the ID that has most
 ///   vocab_size, padded_vocab_size
+/// A build or an assignment adds
+///   collision_rule     tokenizer.collisions
+///   moved_items        items whose last code is not the nearest; the last level's error is of the
+///                      nearest codes
 nlohmann::json tokenizer_report(const SemanticIds& ids, int64_t num_code_levels,
                                 const std::vector<double>& errors);
 
