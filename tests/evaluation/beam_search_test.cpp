@@ -12,6 +12,7 @@
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/random.h"
 #include "mirabelle/evaluation/exact_scoring.h"
+#include "mirabelle/tokenizer/collisions.h"
 
 namespace mirabelle {
 namespace {
@@ -32,6 +33,20 @@ SemanticIds random_ids(int64_t num_items, std::vector<int64_t> level_sizes, uint
     if (taken.insert(id).second) codes.insert(codes.end(), id.begin(), id.end());
   }
   return SemanticIds(std::move(level_sizes), codes);
+}
+
+/// Random codes that items may have in common; every third item is more popular than the others.
+SemanticIds shared_ids(int64_t num_items, std::vector<int64_t> level_sizes, uint64_t seed) {
+  Random random(random_key(seed, "ids"));
+  const auto num_levels = static_cast<int64_t>(level_sizes.size());
+  std::vector<int32_t> codes;
+  std::vector<int64_t> popularity;
+  for (int64_t item = 0; item < num_items; ++item) {
+    for (int64_t size : level_sizes) codes.push_back(static_cast<int32_t>(random.below(size)));
+    popularity.push_back(item % 3);
+  }
+  std::vector<int32_t> priorities = priorities_of({codes, num_levels}, popularity);
+  return SemanticIds(std::move(level_sizes), std::move(codes), std::move(priorities));
 }
 
 SemanticIds item_ids(int64_t num_items) {
@@ -109,11 +124,13 @@ struct Case {
   int64_t num_items;
   std::vector<int64_t> level_sizes;
   bool exclude;
+  bool shared = false;
 };
 
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
 SemanticIds ids_of(const Case& c) {
+  if (c.shared) return shared_ids(c.num_items, c.level_sizes, 5);
   return c.level_sizes.empty() ? item_ids(c.num_items) : random_ids(c.num_items, c.level_sizes, 5);
 }
 
@@ -161,7 +178,10 @@ INSTANTIATE_TEST_SUITE_P(Tokenizers, BeamSearchTest,
                                            Case{"ThreeLevelsExcluded", 60, {5, 4, 8}, true},
                                            Case{"FourLevels", 37, {3, 3, 3, 7}, true},
                                            Case{"ItemId", 41, {}, false},
-                                           Case{"ItemIdExcluded", 41, {}, true}),
+                                           Case{"ItemIdExcluded", 41, {}, true},
+                                           Case{"Shared", 60, {3, 4, 3}, false, true},
+                                           Case{"SharedExcluded", 60, {3, 4, 3}, true, true},
+                                           Case{"SharedOneLevel", 40, {15}, true, true}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 TEST(BeamSearchCaseTest, TheProbabilitiesOfAllItemsSumToAtMostOne) {
@@ -266,6 +286,49 @@ TEST(BeamSearchCaseTest, EqualScoresOfDifferentPrefixesGoToTheLowerCodes) {
   }
   const RankedLists found = search(*model, ids, random_users(1, 4, false), 2);
   EXPECT_EQ(found.items, (Items{3, 1}));
+}
+
+/// Items 0, 1 and 2 share an ID, of which 1 is the most popular, then 2; items 4 and 5 share one,
+/// of which 5 is.
+SemanticIds popular_ids() {
+  return SemanticIds({2, 3}, {0, 1, 0, 1, 0, 1, 0, 2, 1, 0, 1, 0}, {2, 0, 1, 0, 1, 0});
+}
+
+TEST(BeamSearchCaseTest, ItemsOfAnIdFollowEachOtherByPriority) {
+  const SemanticIds ids = popular_ids();
+  const auto model = tiny_model(ids);
+  std::fill_n(model->weights().as<double>(), model->weights().num_elements(), 0.0);
+  Users users;  // equal scores all: in the order of IDs, then of priorities
+  users.histories = {{3}, {3}, {3}};
+  users.excluded = {{}, {1, 5}, {0, 1, 2}};
+  const std::vector<Items> expected = {{1, 2, 0, 3, 5, 4}, {2, 0, 3, 4}, {3, 5, 4}};
+  ExactScorer exact(*model, ids, kHistoryLength, kMaxTokens);
+  for (const int64_t beam_size : {1, 2, 3, 4, 6, 50}) {
+    const RankedLists found = search(*model, ids, users, beam_size);
+    const RankedLists ranked = exact.rank(users.queries(), beam_size, Stream());
+    expect_same_lists(found, ranked, 1e-12);
+    EXPECT_EQ(found.num_invalid + found.num_duplicates, 0);
+    for (size_t user = 0; user < 3; ++user) {
+      Items list = expected[user];
+      list.resize(std::min<size_t>(list.size(), beam_size));
+      EXPECT_EQ(Items(found.list(user).begin(), found.list(user).end()), list) << beam_size;
+    }
+  }
+}
+
+TEST(BeamSearchCaseTest, ListsOfSharedIdsAreFull) {
+  const SemanticIds ids = shared_ids(200, {4, 4, 4}, 8);
+  const auto model = tiny_model(ids);
+  const Users users = random_users(20, 200, true);
+  for (const int64_t beam_size : {1, 7, 30}) {
+    const RankedLists found = search(*model, ids, users, beam_size);
+    for (int64_t user = 0; user < found.num_users(); ++user) {
+      const std::set<int32_t> items(found.list(user).begin(), found.list(user).end());
+      ASSERT_EQ(static_cast<int64_t>(found.list(user).size()), beam_size);
+      EXPECT_EQ(static_cast<int64_t>(items.size()), beam_size) << "different items";
+    }
+    EXPECT_EQ(found.num_invalid + found.num_duplicates, 0);
+  }
 }
 
 TEST(BeamSearchCaseTest, OnlyTheNewestItemsOfTheHistoryAreSeen) {
