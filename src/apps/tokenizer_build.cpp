@@ -9,6 +9,7 @@
 #include "mirabelle/core/logging.h"
 #include "mirabelle/core/progress.h"
 #include "mirabelle/core/table.h"
+#include "mirabelle/tokenizer/code_quality.h"
 #include "mirabelle/tokenizer/tokenizer_builder.h"
 #include "mirabelle/tokenizer/tokenizer_report.h"
 
@@ -31,7 +32,8 @@ TokenizerFile build(const Corpus& corpus, const Config& config, const Communicat
             format_number(100 * now.relative_change, 3) + " %  " +
             format_count(static_cast<int64_t>(now.items_per_second)) + " items/s");
   };
-  return build_tokenizer(corpus, config.tokenizer, to_yaml(config), device, world, show);
+  return build_tokenizer(corpus, config.tokenizer, config.co_occurrence, to_yaml(config), device,
+                         world, show);
 }
 
 TokenizerFile assign(const Corpus& corpus, const Config& config, const Communicator& world) {
@@ -48,9 +50,28 @@ TokenizerFile assign(const Corpus& corpus, const Config& config, const Communica
   return std::move(assigned.tokenizer);
 }
 
+/// Prints how far two tokenizers of the same items agree.
+nlohmann::json compare(const std::vector<std::string>& files) {
+  const TokenizerFile a = read_tokenizer_file(files[0]), b = read_tokenizer_file(files[1]);
+  MIRABELLE_CHECK_DATA(a.item_ids == b.item_ids, files[0], " and ", files[1],
+                       " are tokenizers of different items, or in different order");
+  const int64_t num_codes = std::min(num_code_levels(a), num_code_levels(b));
+  nlohmann::json agreement = nlohmann::json::array();
+  Table table({"first codes", "adjusted Rand index"});
+  for (int64_t codes = 1; codes <= num_codes; ++codes) {
+    agreement.push_back(code_agreement(a.ids, b.ids, codes));
+    table.add_row({std::to_string(codes), format_number(agreement.back().get<double>(), 4)});
+  }
+  table.print(std::cout);
+  std::cout << "\n1: both group the " << format_count(a.ids.num_items())
+            << " items alike by their first codes; 0: as alike as by chance.\n";
+  return {{"files", files}, {"num_items", a.ids.num_items()}, {"agreement", agreement}};
+}
+
 int run(int argc, char** argv, const Communicator& world) {
   Config config;
   bool assigns = false;
+  std::vector<std::string> compared;
   CommandLine command_line(
       "mirabelle-tokenizer-build",
       "Gives every item of a corpus a semantic ID and writes them, with the codebooks, to "
@@ -59,13 +80,26 @@ int run(int argc, char** argv, const Communicator& world) {
       "--set tokenizer.file=beauty/tokenizer.h5\n"
       "mpirun -n 4 mirabelle-tokenizer-build --config beauty.yaml --set "
       "'tokenizer.levels=[256, 256, 256]'\n"
-      "mirabelle-tokenizer-build --config beauty.yaml --assign",
+      "mirabelle-tokenizer-build --config beauty.yaml --assign\n"
+      "mirabelle-tokenizer-build --compare seed_0.h5 seed_1.h5",
       config.sections());
   command_line.app().add_flag(
       "--assign", assigns,
       "Keep the codebooks and all codes of tokenizer.file, and give codes to the items of "
       "data.corpus that it does not have yet");
+  command_line.app()
+      .add_option(
+          "--compare", compared,
+          "Print how far the codes of two tokenizer files group their items alike, and build "
+          "nothing")
+      ->type_name("A.h5 B.h5")
+      ->expected(2);
   if (const auto status = command_line.parse(argc, argv, world)) return *status;
+  if (!compared.empty()) {
+    if (world.rank() == 0) command_line.write_result(compare(compared));
+    world.barrier();
+    return 0;
+  }
   MIRABELLE_CHECK_USAGE(!config.data.corpus.empty(),
                         "data.corpus must name the folder of a corpus (see mirabelle-data import)");
 

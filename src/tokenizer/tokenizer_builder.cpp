@@ -314,6 +314,7 @@ nlohmann::json assign_report(const TokenizerFile& old, const SemanticIds& ids, i
 }  // namespace
 
 TokenizerFile build_tokenizer(const Corpus& corpus, const TokenizerConfig& config,
+                              const CoOccurrenceConfig& co_occurrence,
                               const std::string& config_text, Device device,
                               const Communicator& communicator,
                               const std::function<void(const KMeansProgress&)>& on_progress) {
@@ -352,6 +353,8 @@ TokenizerFile build_tokenizer(const Corpus& corpus, const TokenizerConfig& confi
   nlohmann::json report = tokenizer_report(tokenizer.ids, num_levels, fit.errors);
   report["collision_rule"] = config.collisions;
   report["moved_items"] = num_changed(nearest, codes);
+  add_prefix_recall(report, tokenizer.ids, num_levels,
+                    count_co_occurrences(corpus, co_occurrence, communicator));
   tokenizer.report = report.dump();
   tokenizer.quantizer = {std::move(normalization), std::move(fit.codebooks)};
   return tokenizer;

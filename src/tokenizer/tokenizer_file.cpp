@@ -172,6 +172,11 @@ ResidualQuantizer read_quantizer(const Hdf5File& file, const SemanticIds& ids,
 
 }  // namespace
 
+int64_t num_code_levels(const TokenizerFile& tokenizer) {
+  return tokenizer.kind == "item_id" ? tokenizer.ids.num_levels()
+                                     : tokenizer.quantizer.num_levels();
+}
+
 void write_tokenizer_file(const std::filesystem::path& path, const TokenizerFile& tokenizer) {
   MIRABELLE_CHECK(static_cast<int64_t>(tokenizer.item_ids.size()) == tokenizer.ids.num_items(),
                   tokenizer.item_ids.size(), " item IDs for ", tokenizer.ids.num_items(), " items");

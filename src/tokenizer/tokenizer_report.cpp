@@ -8,6 +8,7 @@
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/progress.h"
 #include "mirabelle/core/table.h"
+#include "mirabelle/tokenizer/code_quality.h"
 
 namespace mirabelle {
 namespace {
@@ -59,6 +60,19 @@ void print_levels(const nlohmann::json& report, std::ostream& out) {
                    values.contains("relative_error")
                        ? format_number(values["relative_error"].get<double>(), 4)
                        : "-"});
+  }
+  table.print(out);
+}
+
+void print_prefix_recall(const nlohmann::json& recall, std::ostream& out) {
+  out << "\nOf an item's partners (items that " << format_count(recall.at("items").get<int64_t>())
+      << " items are met with most) ranking by shared codes finds "
+      << percent(recall.at("recall@10").get<double>()) << " among the first 10.\n\n";
+  Table table({"first codes shared", "by partners", "by random pairs"});
+  for (size_t level = 0; level < recall.at("partners_share").size(); ++level) {
+    table.add_row(
+        {std::to_string(level + 1), percent(recall["partners_share"][level].get<double>()),
+         format_number(100 * recall.at("random_pairs_share")[level].get<double>(), 4) + " %"});
   }
   table.print(out);
 }
@@ -117,10 +131,21 @@ nlohmann::json tokenizer_report(const SemanticIds& ids, int64_t num_code_levels,
   return report;
 }
 
+void add_prefix_recall(nlohmann::json& report, const SemanticIds& ids, int64_t num_code_levels,
+                       const CoOccurrences& pairs) {
+  const PrefixRecall recall = prefix_recall(ids, num_code_levels, pairs);
+  if (recall.num_items == 0) return;
+  report["prefix_recall"] = {{"items", recall.num_items},
+                             {"recall@10", recall.recall_at_10},
+                             {"partners_share", recall.partners_share},
+                             {"random_pairs_share", recall.random_pairs_share}};
+}
+
 void print_tokenizer_report(const nlohmann::json& report, std::ostream& out) {
   out << format_count(report.at("num_items").get<int64_t>()) << " items, "
       << format_count(report.at("vocab_size").get<int64_t>()) << " tokens\n\n";
   print_levels(report, out);
+  if (report.contains("prefix_recall")) print_prefix_recall(report["prefix_recall"], out);
   if (report.value("moved_items", 0) > 0) {
     out << '\n'
         << format_count(report["moved_items"].get<int64_t>())

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "mirabelle/core/device.h"
@@ -83,6 +84,38 @@ TEST_F(TokenizerBuildTest, AssignSaysHowManyItemsAreNew) {
   for (int64_t item = 0; item < 300; ++item) {
     EXPECT_TRUE(std::ranges::equal(before.ids.codes(item), after.ids.codes(item)));
   }
+}
+
+TEST_F(TokenizerBuildTest, ComparesTwoTokenizersOfTheSameItems) {
+  ASSERT_EQ(run(set_corpus() + set_file("a.h5")), 0) << output_;
+  ASSERT_EQ(run(set_corpus() + set_file("b.h5") + " --set tokenizer.seed=5"), 0) << output_;
+  const auto path = [&](const std::string& name) { return (folder_ / name).string(); };
+  const std::string json = path("agreement.json");
+  ASSERT_EQ(run("--compare " + path("a.h5") + " " + path("b.h5") + " --json " + json), 0)
+      << output_;
+  EXPECT_TRUE(said("adjusted Rand index")) << output_;
+  const auto agreement = nlohmann::json::parse(read_text_file(json)).at("agreement");
+  ASSERT_EQ(agreement.size(), 2u);
+  EXPECT_GT(agreement[0], 0.02);
+  EXPECT_LT(agreement[0], 0.98);
+  ASSERT_EQ(run("--compare " + path("a.h5") + " " + path("a.h5") + " --json " + json), 0);
+  EXPECT_EQ(nlohmann::json::parse(read_text_file(json)).at("agreement"),
+            nlohmann::json({1.0, 1.0}));
+
+  std::filesystem::remove_all(folder_ / "corpus");
+  write_tiny_corpus(folder_ / "corpus", 60, 301, 1);
+  ASSERT_EQ(run(set_corpus() + set_file("b.h5")), 0) << output_;
+  EXPECT_EQ(run("--compare " + path("a.h5") + " " + path("b.h5")), 3);
+  EXPECT_TRUE(said("are tokenizers of different items")) << output_;
+  EXPECT_EQ(std::count(output_.begin(), output_.end(), '\n'), 1) << output_;
+}
+
+TEST_F(TokenizerBuildTest, SharesIdsIfTold) {
+  ASSERT_EQ(run(set_corpus() + set_file("t.h5") + " --set tokenizer.collisions=shared"), 0)
+      << output_;
+  EXPECT_TRUE(said("items share ")) << output_;
+  EXPECT_EQ(read_tokenizer_file(folder_ / "t.h5").ids.num_levels(), 2);
+  ASSERT_EQ(run(set_corpus() + set_file("t.h5") + " --assign"), 0) << output_;
 }
 
 TEST_F(TokenizerBuildTest, EndsWithStatusTwoForBadConfiguration) {

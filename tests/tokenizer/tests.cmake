@@ -20,3 +20,4 @@ mirabelle_test(co_occurrence_embedding_test SOURCES tokenizer/co_occurrence_embe
 mirabelle_test(collisions_test SOURCES tokenizer/collisions_test.cpp
                LIBS mirabelle_tokenizer RANKS 1 2 3)
 mirabelle_test(code_order_test SOURCES tokenizer/code_order_test.cpp LIBS mirabelle_tokenizer)
+mirabelle_test(code_quality_test SOURCES tokenizer/code_quality_test.cpp LIBS mirabelle_tokenizer)

@@ -8,6 +8,7 @@
 
 #include "mirabelle/core/error.h"
 #include "mirabelle/data/training_histories.h"
+#include "mirabelle/tokenizer/code_quality.h"
 #include "mirabelle/tokenizer/collisions.h"
 #include "support/tiny_corpus.h"
 
@@ -55,7 +56,7 @@ class TokenizerBuilderTest : public ::testing::Test {
   ~TokenizerBuilderTest() override { std::filesystem::remove_all(folder_); }
 
   TokenizerFile build(const std::filesystem::path& corpus) {
-    return build_tokenizer(Corpus(corpus), config_, "config text", Device::kCpu, *self_);
+    return build_tokenizer(Corpus(corpus), config_, {}, "config text", Device::kCpu, *self_);
   }
   AssignedTokenizer assign(const TokenizerFile& old, const std::filesystem::path& corpus) {
     return assign_new_items(old, Corpus(corpus), 16, *self_);
@@ -102,6 +103,11 @@ TEST_F(TokenizerBuilderTest, GivesEveryItemOfACorpusAnId) {
   const auto report = nlohmann::json::parse(tokenizer.report);
   EXPECT_EQ(report["disambiguation"]["largest"], largest);
   EXPECT_EQ(report["levels"][0]["used"], 8);
+  const PrefixRecall recall =
+      prefix_recall(tokenizer.ids, 2, count_co_occurrences(Corpus(folder_), {}, *self_));
+  EXPECT_GT(recall.num_items, 50);
+  EXPECT_EQ(report["prefix_recall"]["items"], recall.num_items);
+  EXPECT_EQ(report["prefix_recall"]["recall@10"], recall.recall_at_10);
   EXPECT_LT(report["levels"][1]["relative_error"], report["levels"][0]["relative_error"]);
 }
 

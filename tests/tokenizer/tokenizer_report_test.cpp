@@ -60,6 +60,37 @@ TEST(TokenizerReportTest, LevelsOfOneCodeAndFeaturesWithoutVarianceHaveFiniteFig
   EXPECT_EQ(report["levels"][0]["relative_error"], 0.0);
 }
 
+TEST(TokenizerReportTest, CountsAndPrintsSharedIds) {
+  const SemanticIds ids({4, 2}, {0, 0, 0, 1, 0, 0, 2, 1, 0, 0, 2, 1}, {0, 0, 1, 1, 2, 0});
+  nlohmann::json report = tokenizer_report(ids, 2, {});
+  EXPECT_EQ(report["shared"], nlohmann::json::parse(R"({"ids": 2, "items": 5, "largest": 3})"));
+  EXPECT_FALSE(report.contains("disambiguation"));
+  report["moved_items"] = 1234;
+  std::ostringstream out;
+  print_tokenizer_report(report, out);
+  for (const char* part : {"5 items share 2 semantic IDs, at most 3 one",
+                           "16.7 % of the items have codes of their own;",
+                           "1,234 items have another last code than the nearest"}) {
+    EXPECT_NE(out.str().find(part), std::string::npos) << part << " in\n" << out.str();
+  }
+}
+
+TEST(TokenizerReportTest, PrintsHowPartnersShareCodes) {
+  nlohmann::json report = tokenizer_report(six_items(), 2, {});
+  add_prefix_recall(report, six_items(), 2, {{0, 0, 0, 0, 0, 0, 0}, {}, {}});
+  EXPECT_FALSE(report.contains("prefix_recall")) << "without partners";
+  // Of all others five fit into the list; item 0 shares both codes with item 2, nothing with 3.
+  add_prefix_recall(report, six_items(), 2, {{0, 2, 2, 2, 2, 2, 2}, {2, 3}, {1, 1}});
+  EXPECT_EQ(report["prefix_recall"]["recall@10"], 1.0);
+  EXPECT_EQ(report["prefix_recall"]["partners_share"], nlohmann::json({0.5, 0.5}));
+  EXPECT_EQ(report["prefix_recall"]["items"], 1);
+  std::ostringstream out;
+  print_tokenizer_report(report, out);
+  for (const char* part : {"finds 100.0 % among the first 10", "46.6667 %", "26.6667 %"}) {
+    EXPECT_NE(out.str().find(part), std::string::npos) << part << " in\n" << out.str();
+  }
+}
+
 TEST(TokenizerReportTest, RefusesAnotherNumberOfErrors) {
   EXPECT_THROW(tokenizer_report(six_items(), 2, {1, 2}), Error);
 }

@@ -6,17 +6,19 @@
 
 #include "mirabelle/comm/communicator.h"
 #include "mirabelle/data/corpus.h"
+#include "mirabelle/tokenizer/co_occurrence.h"
 #include "mirabelle/tokenizer/residual_kmeans.h"
 #include "mirabelle/tokenizer/tokenizer_config.h"
 #include "mirabelle/tokenizer/tokenizer_file.h"
 
 namespace mirabelle {
 
-/// Makes a tokenizer for the items of a corpus; k-means passes over them on `device`. `config_text`
-/// is kept in the file. The result is the same on every rank, and for any number of ranks.
-/// Collective, on host memory. Throws a kUsage Error if the
-/// configuration names a feature source that the corpus lacks.
+/// Makes a tokenizer for the items of a corpus; k-means passes over them on `device`. Pairs of
+/// items are only for the report, as yet. `config_text` is kept in the file. The result is the same
+/// on every rank, and for any number of ranks. Collective, on host memory. Throws a kUsage Error if
+/// the configuration names a feature source that the corpus lacks.
 TokenizerFile build_tokenizer(const Corpus& corpus, const TokenizerConfig& config,
+                              const CoOccurrenceConfig& co_occurrence,
                               const std::string& config_text, Device device,
                               const Communicator& communicator,
                               const std::function<void(const KMeansProgress&)>& on_progress = {});

@@ -51,6 +51,9 @@ struct TokenizerFile {
   ResidualQuantizer quantizer;        ///< without sources and codebooks for item_id
 };
 
+/// Levels without the disambiguation code.
+int64_t num_code_levels(const TokenizerFile& tokenizer);
+
 /// Atomically replaces the file.
 void write_tokenizer_file(const std::filesystem::path& path, const TokenizerFile& tokenizer);
 

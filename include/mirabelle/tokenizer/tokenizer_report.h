@@ -5,6 +5,7 @@
 #include <ostream>
 #include <vector>
 
+#include "mirabelle/tokenizer/co_occurrence.h"
 #include "mirabelle/tokenizer/semantic_id.h"
 
 namespace mirabelle {
@@ -32,12 +33,25 @@ namespace mirabelle {
 ///     ids, items       IDs of several items, and how many items have them
 ///     largest          items of the ID that has most
 ///   vocab_size, padded_vocab_size
-/// A build or an assignment adds
+/// A build adds
 ///   collision_rule     tokenizer.collisions
 ///   moved_items        items whose last code is not the nearest; the last level's error is of the
 ///                      nearest codes
+///   prefix_recall      add_prefix_recall
+/// and an assignment of new items
+///   collision_rule
+///   assigned           {new_items, relative_error}
 nlohmann::json tokenizer_report(const SemanticIds& ids, int64_t num_code_levels,
                                 const std::vector<double>& errors);
+
+/// Whether items that are met together share codes; nothing if no items are.
+///   prefix_recall
+///     items                 with partners
+///     recall@10             PrefixRecall
+///     partners_share        by number of leading codes, from 1
+///     random_pairs_share
+void add_prefix_recall(nlohmann::json& report, const SemanticIds& ids, int64_t num_code_levels,
+                       const CoOccurrences& pairs);
 
 /// As tables for people.
 void print_tokenizer_report(const nlohmann::json& report, std::ostream& out);
