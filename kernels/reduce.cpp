@@ -93,6 +93,16 @@ void add(const TensorView& out, const TensorView& x, const Stream& stream) {
   });
 }
 
+void scale_by(const TensorView& out, const TensorView& x, double factor, Accumulate accumulate,
+              const Stream& stream) {
+  check_operand("out", out, out.shape, out);
+  check_operand("x", x, out.shape, out);
+  dispatch(out.device, out.dtype, [&]<Device D, typename T>() {
+    backend::scale_by<D>(out.as<T>(), x.as<T>(), factor, accumulate == Accumulate::kYes,
+                         out.num_elements(), stream);
+  });
+}
+
 void fill_zero(const TensorView& x, const Stream& stream) {
   if (x.empty()) return;
   dispatch(x.device, DType::kFloat32,  // zero bytes are zeros of every dtype

@@ -113,6 +113,16 @@ void add(T* out, const T* x, int64_t n, const Stream&) {
 }
 
 template <Device D, typename T>
+void scale_by(T* out, const T* x, double factor, bool accumulate, int64_t n, const Stream&) {
+  const auto wide_factor = static_cast<Wide<T>>(factor);
+#pragma omp parallel for simd schedule(static) if (n > kParallelThreshold)
+  for (int64_t i = 0; i < n; ++i) {
+    const Wide<T> scaled = wide_factor * Wide<T>{x[i]};
+    out[i] = static_cast<T>(accumulate ? Wide<T>{out[i]} + scaled : scaled);
+  }
+}
+
+template <Device D, typename T>
 void add_sum(double* out, const T* x, int64_t n, const Stream&) {
   *out += chunked_sum(x, n, [](double value) { return value; });
 }
@@ -134,6 +144,7 @@ template void tree_sum<Device::kCpu>(BFloat16*, const float*, int64_t, int64_t, 
                                                       const Stream&);                             \
   template void tree_sum<Device::kCpu>(T*, const T*, int64_t, int64_t, const Stream&);            \
   template void add<Device::kCpu>(T*, const T*, int64_t, const Stream&);                          \
+  template void scale_by<Device::kCpu>(T*, const T*, double, bool, int64_t, const Stream&);       \
   template void add_sum<Device::kCpu, T>(double*, const T*, int64_t, const Stream&);              \
   template void sum_of_squares<Device::kCpu, T>(double*, const T*, int64_t, const Stream&);
 INSTANTIATE(float)

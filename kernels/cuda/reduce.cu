@@ -147,6 +147,18 @@ __global__ void __launch_bounds__(kThreads) add_kernel(T* out, const T* x, int64
                          load_vector<kAligned>(out, first, n) + load_vector<kAligned>(x, first, n));
 }
 
+template <bool kAligned, typename T>
+__global__ void __launch_bounds__(kThreads)
+    scale_kernel(T* out, const T* x, float factor, bool accumulate, int64_t n) {
+  const int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kVector;
+  if (first >= n) return;
+  Vector values = load_vector<kAligned>(x, first, n);
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) values.value[i] *= factor;
+  if (accumulate) values = load_vector<kAligned>(out, first, n) + values;
+  store_vector<kAligned>(out, first, n, values);
+}
+
 }  // namespace
 
 template <Device D, typename T>
@@ -198,6 +210,16 @@ void add(T* out, const T* x, int64_t n, const Stream& stream) {
 }
 
 template <Device D, typename T>
+void scale_by(T* out, const T* x, double factor, bool accumulate, int64_t n, const Stream& stream) {
+  if (n == 0) return;
+  dispatch_flag(rows_are_aligned(n, {out, x}), [&]<bool kAligned>() {
+    scale_kernel<kAligned><<<blocks_of(n), kThreads, 0, stream.cuda()>>>(
+        out, x, static_cast<float>(factor), accumulate, n);
+    CUDA_CHECK(cudaGetLastError());
+  });
+}
+
+template <Device D, typename T>
 void add_sum(double* out, const T* x, int64_t n, const Stream& stream) {
   reduce(out, x, n, Identity(), /*accumulate=*/true, stream);
 }
@@ -219,6 +241,7 @@ template void tree_sum<Device::kCuda>(BFloat16*, const float*, int64_t, int64_t,
                                                        const Stream&);                             \
   template void tree_sum<Device::kCuda>(T*, const T*, int64_t, int64_t, const Stream&);            \
   template void add<Device::kCuda>(T*, const T*, int64_t, const Stream&);                          \
+  template void scale_by<Device::kCuda>(T*, const T*, double, bool, int64_t, const Stream&);       \
   template void add_sum<Device::kCuda, T>(double*, const T*, int64_t, const Stream&);              \
   template void sum_of_squares<Device::kCuda, T>(double*, const T*, int64_t, const Stream&);
 INSTANTIATE(float)

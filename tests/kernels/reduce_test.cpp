@@ -130,6 +130,28 @@ TEST_P(ReduceTest, ManySmallNumbersAreNotLost) {
   EXPECT_EQ(run(add_sum, x), (1 << 24) + ((1 << 20) - 1) / 1024.0);
 }
 
+TEST_P(ReduceTest, ScalesOrAddsTheMultiple) {
+  for (int64_t n : {0, 1, 7, 8, 1000, 20001}) {
+    const Values x = random_values(n, 1), before = random_values(n, 2);
+    Values scaled, added;
+    for (int64_t i = 0; i < n; ++i) {
+      scaled.push_back(-0.75 * x[i]);
+      added.push_back(before[i] - 0.75 * x[i]);
+    }
+    const Buffer from = make_tensor(GetParam(), {n}, x);
+    const Buffer out = make_tensor(GetParam(), {n}, before);
+    scale_by(out.view(), from.view(), -0.75, Accumulate::kYes, stream_);
+    expect_near(to_doubles(out.view()), added, GetParam().tolerance, "sum");
+    scale_by(out.view(), from.view(), -0.75, Accumulate::kNo, stream_);
+    expect_near(to_doubles(out.view()), scaled, GetParam().tolerance, "multiple");
+    scale_by(from.view(), from.view(), -0.75, Accumulate::kNo, stream_);
+    EXPECT_EQ(to_doubles(from.view()), to_doubles(out.view()));
+  }
+  const Buffer x = empty_tensor(GetParam(), {3});
+  expect_error("x has shape [2], wanted [3]",
+               [&] { scale_by(x.view(), x.view().rows(0, 2), 1, Accumulate::kNo, stream_); });
+}
+
 TEST_P(ReduceTest, AddsToWhatIsThere) {
   const Buffer out = make_tensor(GetParam().device, DType::kFloat64, {1}, {2.5});
   const Buffer x = make_tensor(GetParam(), {2}, {3, -1});

@@ -2,6 +2,7 @@
 
 #include "mirabelle/core/stream.h"
 #include "mirabelle/core/tensor.h"
+#include "mirabelle/kernels/matmul.h"  // Accumulate
 
 namespace mirabelle {
 
@@ -42,6 +43,10 @@ void tree_sum(const TensorView& out, const TensorView& x, const Stream& stream);
 /// out += x, of the same dtype and shape, computed in the wide dtype and rounded once.
 void add(const TensorView& out, const TensorView& x, const Stream& stream);
 
+/// out = factor * x, or out += factor * x; the rest as of add. out may be x.
+void scale_by(const TensorView& out, const TensorView& x, double factor, Accumulate accumulate,
+              const Stream& stream);
+
 /// x = 0.
 void fill_zero(const TensorView& x, const Stream& stream);
 
@@ -62,6 +67,8 @@ template <Device D, typename T, typename X>  // X is T or Wide<T>
 void tree_sum(T* out, const X* x, int64_t count, int64_t n, const Stream& stream);
 template <Device D, typename T>
 void add(T* out, const T* x, int64_t n, const Stream& stream);
+template <Device D, typename T>
+void scale_by(T* out, const T* x, double factor, bool accumulate, int64_t n, const Stream& stream);
 template <Device D>
 void fill_zero(void* x, int64_t bytes, const Stream& stream);
 }  // namespace backend
