@@ -7,6 +7,7 @@ std::vector<ConfigSection> Config::sections() {
           config_section("data", data),
           config_section("tokenizer", tokenizer),
           config_section("co_occurrence", co_occurrence),
+          config_section("rq_vae", rq_vae),
           config_section("model", model),
           config_section("training", training),
           config_section("parallel", parallel),

@@ -10,6 +10,7 @@
 #include "mirabelle/evaluation/evaluation_config.h"
 #include "mirabelle/model/transformer_config.h"
 #include "mirabelle/tokenizer/co_occurrence.h"
+#include "mirabelle/tokenizer/rq_vae_config.h"
 #include "mirabelle/tokenizer/tokenizer_config.h"
 #include "mirabelle/training/train_config.h"
 
@@ -21,6 +22,7 @@ struct Config {
   DataConfig data;
   TokenizerConfig tokenizer;
   CoOccurrenceConfig co_occurrence;
+  RqVaeConfig rq_vae;
   TransformerConfig model;
   TrainingConfig training;
   ParallelConfig parallel;
