@@ -3,6 +3,7 @@ mirabelle_test(semantic_id_test SOURCES tokenizer/semantic_id_test.cpp LIBS mira
 mirabelle_test(tokenizer_config_test SOURCES tokenizer/tokenizer_config_test.cpp
                LIBS mirabelle_tokenizer)
 mirabelle_test(rq_vae_config_test SOURCES tokenizer/rq_vae_config_test.cpp LIBS mirabelle_tokenizer)
+mirabelle_test(rq_vae_test SOURCES tokenizer/rq_vae_test.cpp LIBS mirabelle_tokenizer)
 mirabelle_test(code_assigner_test SOURCES tokenizer/code_assigner_test.cpp LIBS mirabelle_tokenizer)
 mirabelle_test(residual_kmeans_test SOURCES tokenizer/residual_kmeans_test.cpp
                LIBS mirabelle_tokenizer)
