@@ -4,6 +4,10 @@ mirabelle_test(tokenizer_config_test SOURCES tokenizer/tokenizer_config_test.cpp
                LIBS mirabelle_tokenizer)
 mirabelle_test(rq_vae_config_test SOURCES tokenizer/rq_vae_config_test.cpp LIBS mirabelle_tokenizer)
 mirabelle_test(rq_vae_test SOURCES tokenizer/rq_vae_test.cpp LIBS mirabelle_tokenizer)
+mirabelle_test(rq_vae_trainer_test SOURCES tokenizer/rq_vae_trainer_test.cpp
+               LIBS mirabelle_tokenizer)
+mirabelle_test(rq_vae_ranks_test SOURCES tokenizer/rq_vae_ranks_test.cpp LIBS mirabelle_tokenizer
+               RANKS 1 2 4)
 mirabelle_test(code_assigner_test SOURCES tokenizer/code_assigner_test.cpp LIBS mirabelle_tokenizer)
 mirabelle_test(residual_kmeans_test SOURCES tokenizer/residual_kmeans_test.cpp
                LIBS mirabelle_tokenizer)

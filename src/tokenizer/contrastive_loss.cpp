@@ -1,0 +1,68 @@
+#include "mirabelle/tokenizer/contrastive_loss.h"
+
+#include <algorithm>
+
+#include "mirabelle/core/copy.h"
+#include "mirabelle/kernels/contrastive.h"
+#include "mirabelle/kernels/cross_entropy.h"
+#include "mirabelle/kernels/matmul.h"
+#include "mirabelle/kernels/reduce.h"
+
+namespace mirabelle {
+
+ContrastiveLoss::ContrastiveLoss(int64_t num_parts, int64_t part_rows, int64_t size,
+                                 double temperature, DType dtype, Device device,
+                                 const Communicator& communicator)
+    : own_parts_(num_parts / communicator.size()),
+      first_part_(own_parts_ * communicator.rank()),
+      part_rows_(part_rows),
+      size_(size),
+      temperature_(temperature),
+      communicator_(communicator),
+      partners_({num_parts * part_rows}, DType::kInt32, device),
+      scale_({1}, DType::kFloat64, device),
+      all_h_({num_parts * part_rows, size}, dtype, device),
+      logits_({part_rows, num_parts * part_rows}, dtype, device),
+      row_losses_({part_rows}, dtype, device),
+      grad_columns_by_part_({own_parts_, num_parts * part_rows, size}, dtype, device),
+      grad_columns_({num_parts * part_rows, size}, dtype, device),
+      losses_({own_parts_}, DType::kFloat64, device) {
+  MIRABELLE_CHECK(num_parts % communicator.size() == 0, communicator.size(),
+                  " ranks do not divide ", num_parts, " parts");
+}
+
+void ContrastiveLoss::differentiate(const TensorView& grad_h, const TensorView& h,
+                                    const std::vector<int32_t>& partners, double weight,
+                                    const Stream& stream) {
+  const auto num_anchors =
+      std::count_if(partners.begin(), partners.end(), [](int32_t row) { return row >= 0; });
+  // of the mean, with respect to products that are yet to be divided by the temperature
+  const double scale =
+      weight / temperature_ / static_cast<double>(std::max<int64_t>(1, num_anchors));
+  copy(partners_.view(), view_of(partners), stream);
+  copy(scale_.view(), view_of(&scale, {1}), stream);
+
+  const int64_t first_row = first_part_ * part_rows_, own_rows = own_parts_ * part_rows_;
+  const auto flat = [](const TensorView& x) { return x.reshaped({x.num_elements()}); };
+  communicator_.all_gather(flat(all_h_.view()), flat(h), stream);
+  fill_zero(losses_.view(), stream);
+  // A row meets others as the one that is classified, in its own part, and as a column of all.
+  for (int64_t part = 0; part < own_parts_; ++part) {
+    const int64_t begin = part * part_rows_, end = begin + part_rows_;
+    const TensorView& logits = logits_.view();
+    matmul(logits, h.rows(begin, end), false, all_h_.view(), true, Accumulate::kNo, stream);
+    contrastive_logits(logits, partners_.view(), first_row + begin, temperature_, stream);
+    softmax_cross_entropy(row_losses_.view(), logits,
+                          partners_.view().rows(first_row + begin, first_row + end), scale_.view(),
+                          stream);
+    add_sum(losses_.view().rows(part, part + 1), row_losses_.view(), stream);
+    matmul(grad_h.rows(begin, end), logits, false, all_h_.view(), false, Accumulate::kNo, stream);
+    matmul(grad_columns_by_part_.view().slice(part), logits, true, h.rows(begin, end), false,
+           Accumulate::kNo, stream);
+  }
+  tree_sum(grad_columns_.view(), grad_columns_by_part_.view(), stream);
+  communicator_.all_reduce(grad_columns_.view(), ReduceOp::kSum, stream);
+  add(grad_h, grad_columns_.view().rows(first_row, first_row + own_rows), stream);
+}
+
+}  // namespace mirabelle
