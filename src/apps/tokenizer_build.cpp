@@ -10,20 +10,15 @@
 #include "mirabelle/core/progress.h"
 #include "mirabelle/core/table.h"
 #include "mirabelle/tokenizer/code_quality.h"
+#include "mirabelle/tokenizer/tokenizer_assigner.h"
 #include "mirabelle/tokenizer/tokenizer_builder.h"
 #include "mirabelle/tokenizer/tokenizer_report.h"
 
 namespace mirabelle {
 namespace {
 
-TokenizerFile build(const Corpus& corpus, const Config& config, const Communicator& world) {
-  const Device device = choose_device(config.backend, world);
-  if (world.rank() == 0) {
-    spdlog::info("backend {}, {} ranks x {} threads", describe(device), world.size(),
-                 omp_get_max_threads());
-  }
-  Progress progress("tokenizer", world.rank() == 0);
-  const auto show = [&](const KMeansProgress& now) {
+TokenizerProgress shown_by(Progress& progress) {
+  const auto kmeans = [&](const KMeansProgress& now) {
     progress.update(
         now.level * now.max_iterations + now.iteration + 1, now.num_levels * now.max_iterations,
         "level " + std::to_string(now.level + 1) + "/" + std::to_string(now.num_levels) +
@@ -32,8 +27,29 @@ TokenizerFile build(const Corpus& corpus, const Config& config, const Communicat
             format_number(100 * now.relative_change, 3) + " %  " +
             format_count(static_cast<int64_t>(now.items_per_second)) + " items/s");
   };
-  return build_tokenizer(corpus, config.tokenizer, config.co_occurrence, to_yaml(config), device,
-                         world, show);
+  const auto rq_vae = [&](const RqVaeProgress& now) {
+    progress.update(now.step, now.steps,
+                    "reconstruction " + format_number(now.reconstruction, 4) + "  quantization " +
+                        format_number(now.quantization, 4) +
+                        (now.contrastive > 0 ? "  contrastive " + format_number(now.contrastive, 3)
+                                             : std::string()) +
+                        "  " + format_number(100 * now.used_codes, 1) + " % of the codes  " +
+                        format_count(static_cast<int64_t>(now.items_per_second)) + " items/s");
+  };
+  return {kmeans, rq_vae};
+}
+
+TokenizerFile build(const Corpus& corpus, const Config& config, const Communicator& world) {
+  const Device device = choose_device(config.backend, world);
+  if (world.rank() == 0) {
+    spdlog::info("backend {}, {} ranks x {} threads", describe(device), world.size(),
+                 omp_get_max_threads());
+  }
+  const DeviceCommunicator communicator(world, device, config.parallel, true);
+  Progress progress("tokenizer", world.rank() == 0);
+  return build_tokenizer(corpus,
+                         {config.tokenizer, config.rq_vae, config.co_occurrence, to_yaml(config)},
+                         device, communicator.get(), shown_by(progress));
 }
 
 TokenizerFile assign(const Corpus& corpus, const Config& config, const Communicator& world) {

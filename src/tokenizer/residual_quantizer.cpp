@@ -7,9 +7,7 @@
 #include "mirabelle/kernels/nearest_code.h"
 
 namespace mirabelle {
-namespace {
 
-/// codes [n] = the codebook's rows nearest to the residuals [n, dim], which lose those rows.
 void encode_level(int32_t* codes, float* residual, int64_t n, const Codebook& codebook) {
   std::vector<float> workspace((n + 1) * codebook.size);
   const TensorView codes_view = view_of(codes, {n});
@@ -20,8 +18,6 @@ void encode_level(int32_t* codes, float* residual, int64_t n, const Codebook& co
   nearest_code(codes_view, residual_view, rows, workspace_view, stream);
   subtract_code(residual_view, codes_view, rows, stream);
 }
-
-}  // namespace
 
 int64_t FeatureNormalization::feature_dim() const {
   int64_t dim = 0;
@@ -54,10 +50,10 @@ void FeatureNormalization::apply(float* rows, int64_t n) const {
   }
 }
 
-void ResidualQuantizer::encode(int32_t* codes, float* features, int64_t n) const {
+void ResidualQuantizer::encode(int32_t* codes, float* rows, int64_t n) const {
   std::vector<int32_t> level_codes(n);
   for (int64_t level = 0; level < num_levels(); ++level) {
-    encode_level(level_codes.data(), features, n, codebooks[level]);
+    encode_level(level_codes.data(), rows, n, codebooks[level]);
     for (int64_t i = 0; i < n; ++i) codes[i * num_levels() + level] = level_codes[i];
   }
 }

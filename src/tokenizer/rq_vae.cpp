@@ -431,4 +431,34 @@ void RqVaeEncoder::encode(int32_t* codes, float* z, const ItemRows& rows, int64_
   }
 }
 
+ItemRows latent_rows(std::shared_ptr<const RqVae> model, ItemRows features, int64_t batch_items) {
+  const int64_t num_items = features.num_items, dim = model->config().codebook_dim;
+  const auto encoder = std::make_shared<RqVaeEncoder>(*model, std::min(num_items, batch_items));
+  const auto read = [model = std::move(model), encoder, features = std::move(features)](
+                        int64_t begin, int64_t end, float* out) {
+    encoder->encode(nullptr, out, features, begin, end);
+  };
+  return {num_items, dim, read};
+}
+
+std::shared_ptr<const RqVae> on_host(const RqVae& model) {
+  const auto result =
+      std::make_shared<RqVae>(model.sources(), model.levels(), model.config(), Device::kCpu);
+  const Stream stream(model.weights().device);
+  copy(result->weights(), model.weights(), stream);
+  stream.synchronize();
+  return result;
+}
+
+std::vector<Codebook> codebooks_of(const RqVae& model) {
+  const auto host = on_host(model);
+  std::vector<Codebook> codebooks;
+  for (const TensorView& rows : host->tensors().codebooks) {
+    const float* values = rows.as<float>();
+    codebooks.push_back(
+        {rows.shape[0], rows.shape[1], {values, values + rows.shape.num_elements()}});
+  }
+  return codebooks;
+}
+
 }  // namespace mirabelle

@@ -22,7 +22,8 @@ std::vector<int64_t> TokenizerConfig::level_sizes() const {
 void TokenizerConfig::visit(ConfigFields& fields) {
   fields.field("file", file, "the tokenizer's file, made by mirabelle-tokenizer-build");
   fields.field("kind", kind,
-               "'residual_kmeans', or 'item_id': one level with one code per item, which makes the "
+               "'residual_kmeans', 'rq_vae' (section rq_vae), or 'item_id': one level with one "
+               "code per item, which makes the "
                "model an ordinary next-item model");
   fields.field("levels", levels, "codebook size of each level");
   fields.field("multi_resolution_levels", multi_resolution_levels,
@@ -30,6 +31,10 @@ void TokenizerConfig::visit(ConfigFields& fields) {
   fields.field("features", features, "feature sources of the corpus to use; empty = all");
   fields.field("feature_weights", feature_weights,
                "a weight for each source; empty = all weigh the same, however wide they are");
+  fields.field("co_occurrence_dim", co_occurrence_dim,
+               "n > 0: one more source, of n columns, in which items that are met together in "
+               "training histories are near (section co_occurrence); 0: none");
+  fields.field("co_occurrence_weight", co_occurrence_weight, "the weight of that source");
   fields.field("standardize", standardize,
                "'per_dimension': every feature to mean 0 and deviation 1; 'per_source': mean 0 and "
                "one common scale, so that features keep their proportions");
@@ -54,8 +59,14 @@ void TokenizerConfig::visit(ConfigFields& fields) {
 
 void TokenizerConfig::check() const {
   MIRABELLE_CHECK_USAGE(!file.empty(), "tokenizer.file must name a file");
-  MIRABELLE_CHECK_USAGE(kind == "residual_kmeans" || kind == "item_id",
-                        "tokenizer.kind must be 'residual_kmeans' or 'item_id', not '", kind, "'");
+  MIRABELLE_CHECK_USAGE(kind == "residual_kmeans" || kind == "rq_vae" || kind == "item_id",
+                        "tokenizer.kind must be 'residual_kmeans', 'rq_vae' or 'item_id', not '",
+                        kind, "'");
+  MIRABELLE_CHECK_USAGE(co_occurrence_dim >= 0,
+                        "tokenizer.co_occurrence_dim must not be negative, is ", co_occurrence_dim);
+  MIRABELLE_CHECK_USAGE(co_occurrence_weight > 0 && std::isfinite(co_occurrence_weight),
+                        "tokenizer.co_occurrence_weight must be positive, not ",
+                        co_occurrence_weight);
   MIRABELLE_CHECK_USAGE(!levels.empty(), "tokenizer.levels must have at least one level");
   for (const int64_t size : levels) {
     MIRABELLE_CHECK_USAGE(size > 0 && size <= (1 << 24),

@@ -7,6 +7,7 @@
 #include "mirabelle/core/files.h"
 #include "mirabelle/core/hdf5_file.h"
 #include "mirabelle/tokenizer/collisions.h"
+#include "mirabelle/tokenizer/rq_vae.h"
 
 namespace mirabelle {
 namespace {
@@ -49,6 +50,21 @@ void write_vocabulary(Hdf5File& file, const SemanticIds& ids) {
   write_vector(file, "vocabulary/size", sizes);
 }
 
+/// Everything but the codebooks.
+void write_rq_vae(Hdf5File& file, const RqVae& model) {
+  const RqVaeConfig& config = model.config();
+  const bool has_head = !model.tensors().head.empty();
+  write_vector(file, "rq_vae/hidden_sizes", config.hidden_sizes);
+  write_vector(file, "rq_vae/sizes",
+               std::vector<int64_t>{config.source_size, config.codebook_dim,
+                                    has_head ? config.contrastive_size : 0});
+  for (const RqVaeLayout::Tensor& tensor : model.layout().tensors()) {
+    if (tensor.offset >= model.layout().codebooks_begin()) continue;
+    const float* values = model.weights().as<float>() + tensor.offset;
+    file.write("rq_vae/" + tensor.name, view_of(values, tensor.shape));
+  }
+}
+
 void write_quantizer(Hdf5File& file, const ResidualQuantizer& quantizer) {
   const FeatureNormalization& normalization = quantizer.normalization;
   std::vector<std::string> names;
@@ -68,6 +84,7 @@ void write_quantizer(Hdf5File& file, const ResidualQuantizer& quantizer) {
     const auto& codebook = quantizer.codebooks[level];
     file.write(codebook_name(level), view_of(codebook.rows.data(), {codebook.size, codebook.dim}));
   }
+  if (quantizer.rq_vae) write_rq_vae(file, *quantizer.rq_vae);
 }
 
 int64_t version_of(const Hdf5File& file) { return file.read<int64_t>("schema_version").at(0); }
@@ -148,11 +165,62 @@ FeatureNormalization read_normalization(const Hdf5File& file) {
   return normalization;
 }
 
+/// What the shapes follow from; the rest is of training.
+RqVaeConfig read_rq_vae_config(const Hdf5File& file) {
+  const auto sizes = file.read<int64_t>("rq_vae/sizes");
+  MIRABELLE_CHECK_DATA(sizes.size() == 3, file.path().string(), ": dataset rq_vae/sizes has ",
+                       sizes.size(), " elements, wanted 3");
+  RqVaeConfig config;
+  config.hidden_sizes = file.read<int64_t>("rq_vae/hidden_sizes");
+  config.source_size = sizes[0];
+  config.codebook_dim = sizes[1];
+  config.contrastive_weight = sizes[2] > 0 ? 1 : 0;
+  if (sizes[2] > 0) config.contrastive_size = sizes[2];
+  const bool positive = sizes[0] > 0 && sizes[1] > 0 && sizes[2] >= 0 &&
+                        std::ranges::all_of(config.hidden_sizes, [](int64_t n) { return n > 0; });
+  MIRABELLE_CHECK_DATA(positive, file.path().string(),
+                       ": the sizes of the RQ-VAE must be positive");
+  return config;
+}
+
+/// The codebooks' rows are those of `quantizer`.
+std::shared_ptr<const RqVae> read_rq_vae(const Hdf5File& file, const ResidualQuantizer& quantizer) {
+  const RqVaeConfig config = read_rq_vae_config(file);
+  std::vector<int64_t> levels;
+  for (const Codebook& codebook : quantizer.codebooks) levels.push_back(codebook.size);
+  // Shapes are compared before weights are allocated, so that no size asks for more memory than the
+  // file has.
+  const std::vector<FeatureSource>& sources = quantizer.normalization.sources;
+  const RqVaeLayout layout(sources, levels, config);
+  const auto is_codebook = [&](const RqVaeLayout::Tensor& tensor) {
+    return tensor.offset >= layout.codebooks_begin();
+  };
+  for (const RqVaeLayout::Tensor& tensor : layout.tensors()) {
+    const std::string name = "rq_vae/" + tensor.name;
+    MIRABELLE_CHECK_DATA(
+        is_codebook(tensor) || (file.contains(name) && file.shape(name) == tensor.shape),
+        file.path().string(), ": wanted a dataset ", name, " of shape ", tensor.shape);
+  }
+  const auto model = std::make_shared<RqVae>(sources, levels, config, Device::kCpu);
+  for (const RqVaeLayout::Tensor& tensor : layout.tensors()) {
+    if (is_codebook(tensor)) continue;
+    const std::vector<float> values = file.read<float>("rq_vae/" + tensor.name);
+    check_finite(file, "rq_vae/" + tensor.name, values);
+    std::ranges::copy(values, model->weights().as<float>() + tensor.offset);
+  }
+  for (size_t level = 0; level < levels.size(); ++level) {
+    std::ranges::copy(quantizer.codebooks[level].rows,
+                      model->tensors().codebooks[level].as<float>());
+  }
+  return model;
+}
+
 ResidualQuantizer read_quantizer(const Hdf5File& file, const SemanticIds& ids,
-                                 const std::string& collisions) {
+                                 const std::string& collisions, bool has_rq_vae) {
   ResidualQuantizer quantizer;
   quantizer.normalization = read_normalization(file);
-  const int64_t dim = quantizer.normalization.feature_dim();
+  const int64_t dim =
+      has_rq_vae ? read_rq_vae_config(file).codebook_dim : quantizer.normalization.feature_dim();
   for (int64_t level = 0; file.contains(codebook_name(level)); ++level) {
     const Shape shape = file.shape(codebook_name(level));
     MIRABELLE_CHECK_DATA(level < ids.num_levels() && shape.rank() == 2 && shape[1] == dim &&
@@ -167,6 +235,7 @@ ResidualQuantizer read_quantizer(const Hdf5File& file, const SemanticIds& ids,
       num_without == 1 || (num_without == 0 && collisions != "disambiguation_code"),
       file.path().string(), ": ", quantizer.num_levels(), " codebooks for ", ids.num_levels(),
       " levels, wanted one for each but the disambiguation code");
+  if (has_rq_vae) quantizer.rq_vae = read_rq_vae(file, quantizer);
   return quantizer;
 }
 
@@ -201,9 +270,10 @@ TokenizerFile read_tokenizer_file(const std::filesystem::path& path) {
   const Hdf5File file = open_checked(path);
   TokenizerFile tokenizer;
   tokenizer.kind = file.read_text("kind");
-  MIRABELLE_CHECK_DATA(tokenizer.kind == "residual_kmeans" || tokenizer.kind == "item_id",
+  MIRABELLE_CHECK_DATA(tokenizer.kind == "residual_kmeans" || tokenizer.kind == "rq_vae" ||
+                           tokenizer.kind == "item_id",
                        path.string(), ": a tokenizer of kind \"", tokenizer.kind,
-                       "\", wanted residual_kmeans or item_id");
+                       "\", wanted residual_kmeans, rq_vae or item_id");
   if (version_of(file) >= 2) tokenizer.collisions = file.read_text("collisions");
   MIRABELLE_CHECK_DATA(is_collision_rule(tokenizer.collisions), path.string(),
                        ": a tokenizer with the unknown rule \"", tokenizer.collisions,
@@ -218,8 +288,10 @@ TokenizerFile read_tokenizer_file(const std::filesystem::path& path) {
   MIRABELLE_CHECK_DATA(static_cast<int64_t>(tokenizer.item_ids.size()) == tokenizer.ids.num_items(),
                        path.string(), ": ", tokenizer.item_ids.size(), " item IDs for ",
                        tokenizer.ids.num_items(), " rows of codes");
-  if (tokenizer.kind != "item_id")
-    tokenizer.quantizer = read_quantizer(file, tokenizer.ids, tokenizer.collisions);
+  if (tokenizer.kind != "item_id") {
+    tokenizer.quantizer =
+        read_quantizer(file, tokenizer.ids, tokenizer.collisions, tokenizer.kind == "rq_vae");
+  }
   return tokenizer;
 }
 

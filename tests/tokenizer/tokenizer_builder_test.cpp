@@ -4,12 +4,15 @@
 
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <set>
 
 #include "mirabelle/core/error.h"
 #include "mirabelle/data/training_histories.h"
 #include "mirabelle/tokenizer/code_quality.h"
 #include "mirabelle/tokenizer/collisions.h"
+#include "mirabelle/tokenizer/rq_vae.h"
+#include "mirabelle/tokenizer/tokenizer_assigner.h"
 #include "support/tiny_corpus.h"
 
 namespace mirabelle {
@@ -45,6 +48,16 @@ std::vector<int32_t> codes_of(const SemanticIds& ids, int64_t item) {
   return {ids.codes(item).begin(), ids.codes(item).end()};
 }
 
+RqVaeConfig small_rq_vae() {
+  RqVaeConfig config;
+  config.hidden_sizes = {16};
+  config.source_size = 8;
+  config.codebook_dim = 5;
+  config.steps = 80;
+  config.batch_items = 64;
+  return config;
+}
+
 class TokenizerBuilderTest : public ::testing::Test {
  protected:
   TokenizerBuilderTest() {
@@ -56,7 +69,8 @@ class TokenizerBuilderTest : public ::testing::Test {
   ~TokenizerBuilderTest() override { std::filesystem::remove_all(folder_); }
 
   TokenizerFile build(const std::filesystem::path& corpus) {
-    return build_tokenizer(Corpus(corpus), config_, {}, "config text", Device::kCpu, *self_);
+    return build_tokenizer(Corpus(corpus), {config_, rq_vae_, {}, "config text"}, Device::kCpu,
+                           *self_);
   }
   AssignedTokenizer assign(const TokenizerFile& old, const std::filesystem::path& corpus) {
     return assign_new_items(old, Corpus(corpus), 16, *self_);
@@ -74,6 +88,7 @@ class TokenizerBuilderTest : public ::testing::Test {
 
   std::filesystem::path folder_;
   TokenizerConfig config_;
+  RqVaeConfig rq_vae_ = small_rq_vae();
   std::unique_ptr<Communicator> self_ = make_self_communicator();
 };
 
@@ -403,6 +418,117 @@ TEST_F(TokenizerBuilderTest, AnAssignedFileIsReadBackAndAssignedAgain) {
   write_tokenizer_file(path, assigned.tokenizer);
   EXPECT_EQ(SemanticIds::read(path).num_items(), 30);
   EXPECT_EQ(assign(read_tokenizer_file(path), folder_ / "new").num_new_items, 0);
+}
+
+TEST_F(TokenizerBuilderTest, AnRqVaesLatentsAreQuantized) {
+  config_.kind = "rq_vae";
+  rq_vae_.contrastive_weight = 0.1;
+  const TokenizerFile tokenizer = build(write_tiny_corpus(folder_, 60, 200, 1));
+  ASSERT_TRUE(tokenizer.quantizer.rq_vae);
+  const RqVae& model = *tokenizer.quantizer.rq_vae;
+  ASSERT_EQ(tokenizer.quantizer.num_levels(), 2);
+  EXPECT_EQ(tokenizer.quantizer.codebooks[0].size, 8);
+  EXPECT_EQ(tokenizer.quantizer.codebooks[1].dim, 5);
+
+  // Codes and errors again, of normalised features, in double precision.
+  const Corpus corpus(folder_);
+  std::vector<float> features;
+  for (int64_t item = 0; item < 200; ++item) {
+    float row[13];
+    for (float* out = row; const FeatureSource& source : model.sources()) {
+      corpus.read_features(source.name, item, item + 1, out);
+      out += source.dim;
+    }
+    features.insert(features.end(), row, row + 13);
+  }
+  tokenizer.quantizer.normalization.apply(features.data(), 200);
+  const ItemRows rows = {200, 13, [&](int64_t begin, int64_t end, float* out) {
+                           std::copy_n(&features[begin * 13], (end - begin) * 13, out);
+                         }};
+  std::vector<float> latents(200 * 5);
+  RqVaeEncoder(model, 64).encode(nullptr, latents.data(), rows, 0, 200);
+  std::vector<double> errors(3);
+  for (int64_t item = 0; item < 200; ++item) {
+    std::vector<double> residual(&latents[item * 5], &latents[item * 5] + 5);
+    const auto square = [&] {
+      return std::inner_product(residual.begin(), residual.end(), residual.begin(), 0.0);
+    };
+    errors[0] += square();
+    for (int64_t level = 0; level < 2; ++level) {
+      const float* row =
+          model.tensors().codebooks[level].as<float>() + 5 * tokenizer.ids.codes(item)[level];
+      for (int64_t j = 0; j < 5; ++j) residual[j] -= row[j];
+      errors[level + 1] += square();
+    }
+  }
+  const auto report = nlohmann::json::parse(tokenizer.report);
+  for (int64_t level = 0; level < 2; ++level) {
+    EXPECT_NEAR(report["levels"][level]["relative_error"], errors[level + 1] / errors[0], 1e-5);
+    EXPECT_LT(errors[level + 1], errors[level]);
+  }
+  EXPECT_EQ(report["rq_vae"]["steps"], 80);
+  EXPECT_GT(report["rq_vae"]["contrastive"], 0);
+}
+
+TEST_F(TokenizerBuilderTest, NewItemsGoThroughTheRqVae) {
+  config_.kind = "rq_vae";
+  rq_vae_.steps = 20;
+  write_items(folder_ / "old", numbers(0, 150));
+  const TokenizerFile old = build(folder_ / "old");
+  const auto path = folder_ / "tokenizer.h5";
+  write_tokenizer_file(path, old);
+  // "12a" has the features of "12", so it has its codes, but for the disambiguation code.
+  std::vector<std::string> ids = numbers(0, 150);
+  for (const int64_t twin : {12, 77, 149}) ids.push_back(std::to_string(twin) + "a");
+  write_items(folder_ / "new", ids);
+  const AssignedTokenizer assigned = assign(read_tokenizer_file(path), folder_ / "new");
+  EXPECT_EQ(assigned.num_new_items, 3);
+  for (int64_t item = 0; item < 150; ++item) {
+    EXPECT_EQ(codes_of(assigned.tokenizer.ids, item), codes_of(old.ids, item));
+  }
+  for (const auto& [item, twin] : {std::pair{150, 12}, {151, 77}, {152, 149}}) {
+    const auto codes = codes_of(assigned.tokenizer.ids, item), others = codes_of(old.ids, twin);
+    EXPECT_EQ(codes[0], others[0]);
+    EXPECT_EQ(codes[1], others[1]);
+    EXPECT_NE(codes[2], others[2]);
+  }
+}
+
+TEST_F(TokenizerBuilderTest, CoOccurrenceIsASourceOfItsOwn) {
+  // Features say nothing; histories are of even or of odd items; nobody has item 40.
+  CorpusOptions options;
+  options.dataset = "parity";
+  CorpusWriter writer(folder_, options, false, {});
+  for (int64_t item = 0; item <= 40; ++item) writer.add_item(std::to_string(item));
+  writer.add_feature("noise", 3);
+  for (int64_t i = 0; i <= 40; ++i) {
+    const float row[3] = {static_cast<float>(random_normal(1, 3 * i)), 1, 0};
+    writer.add_feature_rows("noise", row, 1);
+  }
+  Random random(4);
+  for (int64_t user = 0; user < 80; ++user) {
+    std::vector<int32_t> items;
+    for (int64_t event = 0; event < 14; ++event) {
+      items.push_back(static_cast<int32_t>(2 * random.below(20) + user % 2));
+    }
+    writer.add_user({std::to_string(user), items, {}, {}, ""});
+  }
+  writer.finish();
+  config_.levels = {2, 4};
+  config_.standardize = "per_source";
+  config_.co_occurrence_dim = 2;
+  config_.co_occurrence_weight = 10;
+  const TokenizerFile tokenizer = build(folder_);
+  const std::vector<FeatureSource>& sources = tokenizer.quantizer.normalization.sources;
+  ASSERT_EQ(sources.size(), 2);
+  EXPECT_EQ(sources[1].name, "co_occurrence");
+  EXPECT_EQ(sources[1].dim, 2);
+  EXPECT_EQ(sources[1].weight, 10);
+  for (int64_t item = 0; item < 40; ++item) {
+    EXPECT_EQ(tokenizer.ids.codes(item)[0], tokenizer.ids.codes(item % 2)[0]) << item;
+  }
+  EXPECT_NE(tokenizer.ids.codes(0)[0], tokenizer.ids.codes(1)[0]);
+  EXPECT_EQ(assign(tokenizer, folder_).num_new_items, 0);
 }
 
 }  // namespace

@@ -37,7 +37,9 @@ TEST(TokenizerConfigTest, EveryBadValueIsRefusedByTheNameOfItsField) {
   };
   const BadValue kBadValues[] = {
       {"tokenizer.file", [](auto& config) { config.file = ""; }},
-      {"tokenizer.kind", [](auto& config) { config.kind = "rq_vae"; }},
+      {"tokenizer.kind", [](auto& config) { config.kind = "opq"; }},
+      {"tokenizer.co_occurrence_dim", [](auto& config) { config.co_occurrence_dim = -1; }},
+      {"tokenizer.co_occurrence_weight", [](auto& config) { config.co_occurrence_weight = 0; }},
       {"tokenizer.levels", [](auto& config) { config.levels = {}; }},
       {"tokenizer.levels",
        [](auto& config) {

@@ -9,6 +9,7 @@
 #include "mirabelle/core/buffer.h"
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/hdf5_file.h"
+#include "mirabelle/tokenizer/rq_vae.h"
 
 namespace mirabelle {
 namespace {
@@ -36,9 +37,28 @@ class TokenizerFileTest : public ::testing::Test {
     return tokenizer;
   }
 
+  /// With an RQ-VAE of 4 latent columns in the place of the features.
+  static TokenizerFile rq_vae_example() {
+    TokenizerFile tokenizer = example();
+    tokenizer.kind = "rq_vae";
+    RqVaeConfig config;
+    config.hidden_sizes = {6, 5};
+    config.source_size = 3;
+    config.codebook_dim = 4;
+    config.contrastive_weight = 0.5;
+    config.contrastive_size = 7;
+    const auto model = std::make_shared<RqVae>(tokenizer.quantizer.normalization.sources,
+                                               std::vector<int64_t>{2, 3}, config, Device::kCpu);
+    model->initialize(9);
+    tokenizer.quantizer.codebooks = codebooks_of(*model);
+    tokenizer.quantizer.rq_vae = model;
+    return tokenizer;
+  }
+
   /// Writes a valid file but for one dataset.
-  void write_with(const std::string& replaced, const std::function<void(Hdf5File&)>& write) {
-    write_tokenizer_file(path_, example());
+  void write_with(const std::string& replaced, const std::function<void(Hdf5File&)>& write,
+                  const TokenizerFile& tokenizer = example()) {
+    write_tokenizer_file(path_, tokenizer);
     const std::filesystem::path whole = path_.string() + ".whole";
     std::filesystem::rename(path_, whole);
     const Hdf5File source = Hdf5File::open(whole);
@@ -68,7 +88,8 @@ class TokenizerFileTest : public ::testing::Test {
     for (const std::string& name : source.names(group.empty() ? "/" : group)) {
       const std::string path = group.empty() ? name : group + "/" + name;
       if (path == left_out) continue;
-      if (name == "table" || name == "vocabulary" || name == "features" || name == "codebooks") {
+      if (name == "table" || name == "vocabulary" || name == "features" || name == "codebooks" ||
+          name == "rq_vae") {
         copy_group(source, copy, path, left_out);
       } else {
         Buffer values(source.shape(path), source.dtype(path));
@@ -198,8 +219,8 @@ TEST_F(TokenizerFileTest, RefusesCollisionsAndPrioritiesThatCannotBe) {
 }
 
 TEST_F(TokenizerFileTest, RefusesAnUnknownKind) {
-  write_with("kind", [](Hdf5File& file) { file.write_text("kind", "rq_vae"); });
-  expect_refused("a tokenizer of kind \"rq_vae\"");
+  write_with("kind", [](Hdf5File& file) { file.write_text("kind", "opq"); });
+  expect_refused("a tokenizer of kind \"opq\"");
 }
 
 TEST_F(TokenizerFileTest, RefusesAMissingDataset) {
@@ -258,6 +279,49 @@ TEST_F(TokenizerFileTest, LeavesTheFormerFileWhenItCannotWrite) {
   bad.item_ids.pop_back();
   EXPECT_THROW(write_tokenizer_file(path_, bad), Error);
   EXPECT_EQ(read_tokenizer_file(path_).item_ids.size(), 3u);
+}
+
+TEST_F(TokenizerFileTest, ReadsTheRqVaeThatWasWritten) {
+  const TokenizerFile written = rq_vae_example();
+  write_tokenizer_file(path_, written);
+  const TokenizerFile read = read_tokenizer_file(path_);
+  EXPECT_EQ(read.kind, "rq_vae");
+  ASSERT_TRUE(read.quantizer.rq_vae);
+  const RqVae &model = *read.quantizer.rq_vae, &original = *written.quantizer.rq_vae;
+  EXPECT_EQ(model.config().hidden_sizes, (std::vector<int64_t>{6, 5}));
+  ASSERT_EQ(model.layout().num_elements(), original.layout().num_elements());
+  for (int64_t i = 0; i < model.layout().num_elements(); ++i) {
+    ASSERT_EQ(model.weights().as<float>()[i], original.weights().as<float>()[i]) << i;
+  }
+  EXPECT_EQ(read.quantizer.codebooks[1].rows, written.quantizer.codebooks[1].rows);
+}
+
+TEST_F(TokenizerFileTest, RefusesAnRqVaeThatDoesNotFit) {
+  const TokenizerFile example = rq_vae_example();
+  write_with("rq_vae/encoders.0.0.weight", nullptr, example);
+  expect_refused("wanted a dataset rq_vae/encoders.0.0.weight of shape [6, 2]");
+  const std::vector<float> nan(12, std::nanf(""));
+  write_with(
+      "rq_vae/encoders.0.0.weight",
+      [&](Hdf5File& file) {
+        file.write("rq_vae/encoders.0.0.weight", view_of(nan.data(), {6, 2}));
+      },
+      example);
+  expect_refused("rq_vae/encoders.0.0.weight holds nan at 0");
+  const auto with_sizes = [&](const std::vector<int64_t>& sizes) {
+    write_with(
+        "rq_vae/sizes",
+        [&](Hdf5File& file) {
+          file.write("rq_vae/sizes", view_of(sizes.data(), {static_cast<int64_t>(sizes.size())}));
+        },
+        example);
+  };
+  with_sizes({3, 4});
+  expect_refused("rq_vae/sizes has 2 elements, wanted 3");
+  with_sizes({3, -4, 7});
+  expect_refused("the sizes of the RQ-VAE must be positive");
+  with_sizes({int64_t{1} << 40, 4, 7});  // refused before anything of that size is allocated
+  expect_refused("wanted a dataset rq_vae/encoders.0.2.weight of shape");
 }
 
 }  // namespace

@@ -1,10 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 namespace mirabelle {
+
+class RqVae;
 
 /// One feature matrix of the corpus.
 struct FeatureSource {
@@ -37,18 +40,23 @@ struct Codebook {
   std::vector<float> rows;
 };
 
+/// codes [n] = the codebook's rows nearest to the residuals [n, dim], which lose those rows. On the
+/// CPU.
+void encode_level(int32_t* codes, float* residual, int64_t n, const Codebook& codebook);
+
 /// Turns features into one code per level: the nearest row of the level's codebook to what the
-/// earlier levels left over (the residual). A tokenizer that learns in another way (an RQ-VAE)
-/// would put its encoder between the normalisation and the codebooks.
+/// earlier levels left over (the residual). What is quantized are the normalised features, or the
+/// latents that an RQ-VAE's encoders make of them.
 struct ResidualQuantizer {
   FeatureNormalization normalization;
-  std::vector<Codebook> codebooks;  ///< by level
+  std::shared_ptr<const RqVae> rq_vae;  ///< on the host; null: normalised features are quantized
+  std::vector<Codebook> codebooks;      ///< by level
 
   int64_t num_levels() const { return static_cast<int64_t>(codebooks.size()); }
 
-  /// codes [n, num_levels] of normalised features [n, feature_dim], which become the residuals that
-  /// the last level leaves. On the CPU.
-  void encode(int32_t* codes, float* features, int64_t n) const;
+  /// codes [n, num_levels] of rows [n, codebook dim] of what is quantized, which become the
+  /// residuals that the last level leaves. On the CPU.
+  void encode(int32_t* codes, float* rows, int64_t n) const;
 };
 
 }  // namespace mirabelle

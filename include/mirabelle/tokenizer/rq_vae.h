@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -207,5 +208,14 @@ class RqVaeEncoder {
   std::vector<float> features_;
   Buffer host_codes_, host_latents_;
 };
+
+/// Latents [num_items, codebook_dim] of normalised features, computed when they are read.
+ItemRows latent_rows(std::shared_ptr<const RqVae> model, ItemRows features, int64_t batch_items);
+
+/// The same model in host memory.
+std::shared_ptr<const RqVae> on_host(const RqVae& model);
+
+/// Its codebooks.
+std::vector<Codebook> codebooks_of(const RqVae& model);
 
 }  // namespace mirabelle

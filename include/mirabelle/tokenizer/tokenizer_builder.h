@@ -8,45 +8,33 @@
 #include "mirabelle/data/corpus.h"
 #include "mirabelle/tokenizer/co_occurrence.h"
 #include "mirabelle/tokenizer/residual_kmeans.h"
+#include "mirabelle/tokenizer/rq_vae_trainer.h"
 #include "mirabelle/tokenizer/tokenizer_config.h"
 #include "mirabelle/tokenizer/tokenizer_file.h"
 
 namespace mirabelle {
 
-/// Makes a tokenizer for the items of a corpus; k-means passes over them on `device`. Pairs of
-/// items are only for the report, as yet. `config_text` is kept in the file. The result is the same
-/// on every rank, and for any number of ranks. Collective, on host memory. Throws a kUsage Error if
-/// the configuration names a feature source that the corpus lacks.
-TokenizerFile build_tokenizer(const Corpus& corpus, const TokenizerConfig& config,
-                              const CoOccurrenceConfig& co_occurrence,
-                              const std::string& config_text, Device device,
-                              const Communicator& communicator,
-                              const std::function<void(const KMeansProgress&)>& on_progress = {});
-
-/// The same tokenizer with a table for the items of `corpus`, in that corpus's order. Items that
-/// the old table has (by the data set's own ID) keep their IDs; the others get codes from the
-/// stored codebooks, and where those are taken, what the tokenizer's rule for collisions gives
-/// them:
-///
-///   disambiguation_code     the next free one, in item order
-///   nearest_free, balanced  the nearest free last code (move_to_nearest_free, old items fixed); if
-///                           there is none, the next free disambiguation code
-///   shared                  they share the ID; all priorities follow the corpus anew
-///
-/// The codebooks do not change. New items are few: rank 0 gives them their nearest codes, on the
-/// CPU.
-///
-/// Of kind item_id new items get new codes, so level and vocabulary grow: a model trained before
-/// knows the new tokens only if they were in its padding, and untrained. For residual_kmeans the
-/// vocabulary stays as it is, and trained models can be used at once.
-///
-/// Throws a kData Error if the corpus lacks an item of the table, if its feature sources differ, or
-/// if an item finds all codes taken, disambiguation codes included; it is named. Collective.
-struct AssignedTokenizer {
-  TokenizerFile tokenizer;
-  int64_t num_new_items = 0;
+/// What a tokenizer follows from: sections of the configuration.
+struct TokenizerRecipe {
+  TokenizerConfig tokenizer;
+  RqVaeConfig rq_vae;
+  CoOccurrenceConfig co_occurrence;
+  std::string text;  ///< the whole configuration, kept in the file
 };
-AssignedTokenizer assign_new_items(const TokenizerFile& old, const Corpus& corpus,
-                                   int64_t batch_items, const Communicator& communicator);
+
+/// Called as residual_kmeans and fit_rq_vae say; both may be empty.
+struct TokenizerProgress {
+  std::function<void(const KMeansProgress&)> residual_kmeans;
+  std::function<void(const RqVaeProgress&)> rq_vae;
+};
+
+/// Makes a tokenizer for the items of a corpus. k-means passes over them, and an RQ-VAE is trained
+/// and encodes them, on `device`; pairs of items come from training events only. The result is the
+/// same on every rank, and for any number of ranks (for an RQ-VAE, any that divides rq_vae.parts).
+/// Throws a kUsage Error if the configuration names a feature source that the corpus lacks.
+/// Collective; `communicator` moves memory of the host and of `device`.
+TokenizerFile build_tokenizer(const Corpus& corpus, const TokenizerRecipe& recipe, Device device,
+                              const Communicator& communicator,
+                              const TokenizerProgress& on_progress = {});
 
 }  // namespace mirabelle

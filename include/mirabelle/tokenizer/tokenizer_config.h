@@ -14,6 +14,8 @@ struct TokenizerConfig {
   int64_t multi_resolution_levels = 0;
   std::vector<std::string> features;
   std::vector<double> feature_weights;
+  int64_t co_occurrence_dim = 0;
+  double co_occurrence_weight = 1;
   std::string standardize = "per_dimension";
   int64_t iterations = 50;
   double tolerance = 1e-4;

@@ -15,7 +15,7 @@ namespace mirabelle {
 //
 //   magic               text    "mirabelle tokenizer"
 //   schema_version      int64   [1]
-//   kind                text    "residual_kmeans" or "item_id"
+//   kind                text    "residual_kmeans", "rq_vae" or "item_id"
 //   collisions          text    the rule for items with equal codes (tokenizer/collisions.h)
 //   dataset             text    the corpus that it was built from: name
 //   split_hash          text      and hash of its split
@@ -37,6 +37,11 @@ namespace mirabelle {
 //   features/means      float64 [feature_dim]  of all sources, one after the other
 //   features/deviations float64 [feature_dim]  0: the feature does not vary
 //   codebooks/level_K   float32 [<= level_sizes[K], feature_dim]  K = 0, 1, ...
+//
+// and for rq_vae, whose codebooks have rows [codebook_dim] instead:
+//   rq_vae/hidden_sizes int64   [n]
+//   rq_vae/sizes        int64   [3]  source_size, codebook_dim, contrastive_size (0: no head)
+//   rq_vae/NAME         float32 the matrices and biases by their names in RqVaeLayout
 //
 // A disambiguation code is a last level without a codebook. Files of version 1, which are read too,
 // have neither `collisions` (it is "disambiguation_code") nor table/priority (all are 0).

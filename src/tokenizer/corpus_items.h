@@ -1,0 +1,35 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "mirabelle/data/corpus.h"
+#include "mirabelle/tokenizer/item_rows.h"
+#include "mirabelle/tokenizer/residual_quantizer.h"
+
+namespace mirabelle {
+
+/// A source that is no feature matrix of the corpus, but made of its histories.
+inline constexpr const char* kCoOccurrenceSource = "co_occurrence";
+
+/// The features of all sources, one after the other in a row. Those of kCoOccurrenceSource are the
+/// rows [num_items, dim] of `co_occurrences`, zeros if that is null: as of items that nobody has
+/// met. `corpus` must outlive the result.
+ItemRows fused_rows(const Corpus& corpus, const std::vector<FeatureSource>& sources,
+                    std::shared_ptr<const std::vector<float>> co_occurrences = nullptr);
+
+/// Serves pieces out of a window of up to `window_items` rows, so that the file is not opened for
+/// every piece, and only once if all items fit into the window.
+ItemRows windowed_rows(ItemRows rows, int64_t window_items);
+
+ItemRows normalized_rows(ItemRows rows, const FeatureNormalization& normalization);
+
+/// What the quantizer's codebooks quantize of the items of a corpus, none of whom has met another.
+ItemRows quantized_rows(const ResidualQuantizer& quantizer, const Corpus& corpus,
+                        int64_t batch_items);
+
+/// The data set's own IDs.
+std::vector<std::string> item_ids_of(const Corpus& corpus);
+
+}  // namespace mirabelle

@@ -1,0 +1,201 @@
+#include "mirabelle/tokenizer/tokenizer_assigner.h"
+
+#include <algorithm>
+#include <numeric>
+#include <unordered_map>
+
+#include "corpus_items.h"
+#include "mirabelle/core/error.h"
+#include "mirabelle/data/training_histories.h"
+#include "mirabelle/tokenizer/collisions.h"
+#include "mirabelle/tokenizer/tokenizer_report.h"
+
+namespace mirabelle {
+namespace {
+
+/// For each item of the corpus its row in the old table, or -1.
+std::vector<int64_t> old_rows(const TokenizerFile& old, const std::vector<std::string>& item_ids,
+                              const Corpus& corpus) {
+  std::unordered_map<std::string, int64_t> row_of;
+  for (size_t row = 0; row < old.item_ids.size(); ++row) {
+    row_of.emplace(old.item_ids[row], static_cast<int64_t>(row));
+  }
+  std::vector<int64_t> rows;
+  for (const std::string& id : item_ids) {
+    const auto found = row_of.find(id);
+    rows.push_back(found == row_of.end() ? -1 : found->second);
+    if (found != row_of.end()) row_of.erase(found);
+  }
+  // Dropping an item would free its semantic ID for another one, which a trained model would take
+  // for the first.
+  MIRABELLE_CHECK_DATA(row_of.empty(), "corpus ", corpus.folder().string(), " lacks ",
+                       row_of.size(), " items of the tokenizer, among them ", row_of.begin()->first,
+                       ": --assign only adds items, build a new tokenizer instead");
+  return rows;
+}
+
+void check_sources(const TokenizerFile& old, const Corpus& corpus) {
+  const std::vector<std::string> available = corpus.feature_names();
+  for (const FeatureSource& source : old.quantizer.normalization.sources) {
+    if (source.name == kCoOccurrenceSource) continue;
+    MIRABELLE_CHECK_DATA(std::ranges::find(available, source.name) != available.end(), "corpus ",
+                         corpus.folder().string(), " lacks the feature source ", source.name,
+                         " that the tokenizer was built from");
+    MIRABELLE_CHECK_DATA(corpus.feature_dim(source.name) == source.dim, "feature source ",
+                         source.name, " of corpus ", corpus.folder().string(), " has dim ",
+                         corpus.feature_dim(source.name), ", the tokenizer was built from dim ",
+                         source.dim);
+  }
+}
+
+/// Calls body(begin, end) for every run of at most `batch_items` neighbouring new items.
+template <typename Body>
+void for_each_new_batch(const std::vector<int64_t>& rows, int64_t batch_items, const Body& body) {
+  const int64_t num_items = static_cast<int64_t>(rows.size());
+  for (int64_t begin = 0, end = 0; begin < num_items; begin = end) {
+    end = begin + 1;
+    if (rows[begin] >= 0) continue;
+    while (end < num_items && rows[end] < 0 && end - begin < batch_items) ++end;
+    body(begin, end);
+  }
+}
+
+struct NewCodes {
+  std::vector<int32_t> codes;                // [num_items, quantizer.num_levels()], 0 for old items
+  double error_before = 0, error_after = 0;  // sums of squares over the new items
+};
+
+/// Rank 0 computes: new items are few beside the old ones.
+NewCodes encode_new_items(const ResidualQuantizer& quantizer, const Corpus& corpus,
+                          const std::vector<int64_t>& rows, int64_t batch_items,
+                          const Communicator& communicator) {
+  NewCodes result;
+  result.codes.resize(rows.size() * quantizer.num_levels());
+  const ItemRows items = quantized_rows(quantizer, corpus, batch_items);
+  double errors[2] = {};
+  if (communicator.rank() == 0) {
+    std::vector<float> values;
+    const auto squares = [&] {
+      return std::inner_product(values.begin(), values.end(), values.begin(), 0.0);
+    };
+    for_each_new_batch(rows, batch_items, [&](int64_t begin, int64_t end) {
+      values.resize((end - begin) * items.dim);
+      items.read(begin, end, values.data());
+      errors[0] += squares();
+      quantizer.encode(result.codes.data() + begin * quantizer.num_levels(), values.data(),
+                       end - begin);
+      errors[1] += squares();
+    });
+  }
+  const Stream stream;
+  communicator.broadcast(view_of(result.codes.data(), {static_cast<int64_t>(result.codes.size())}),
+                         0, stream);
+  communicator.broadcast(view_of(errors, {2}), 0, stream);
+  result.error_before = errors[0];
+  result.error_after = errors[1];
+  return result;
+}
+
+/// Old items' semantic IDs, and for new ones those that follow from their nearest codes by the
+/// tokenizer's rule.
+SemanticIds extended_ids(const TokenizerFile& old, const Corpus& corpus,
+                         const std::vector<std::string>& item_ids, const std::vector<int64_t>& rows,
+                         std::vector<int32_t> codes, int64_t batch_items,
+                         const Communicator& communicator) {
+  const auto num_items = static_cast<int64_t>(rows.size());
+  const int64_t num_codes = old.quantizer.num_levels(), num_levels = old.ids.num_levels();
+  const bool has_numbers = num_levels > num_codes;
+  std::vector<bool> is_old(num_items);
+  std::vector<int32_t> numbers(num_items, -1);
+  for (int64_t item = 0; item < num_items; ++item) {
+    if (rows[item] < 0) continue;
+    const auto id = old.ids.codes(rows[item]);
+    std::copy_n(id.begin(), num_codes, codes.begin() + item * num_codes);
+    is_old[item] = true;
+    numbers[item] = has_numbers ? id.back() : 0;
+  }
+  std::vector<int64_t> level_sizes;
+  for (int64_t level = 0; level < num_levels; ++level) {
+    level_sizes.push_back(old.ids.level_size(level));
+  }
+  if (old.collisions == "shared") {
+    auto priorities = priorities_of({codes, num_codes}, count_training_events(corpus));
+    return SemanticIds(std::move(level_sizes), std::move(codes), std::move(priorities));
+  }
+  if (old.collisions != "disambiguation_code") {
+    const ItemRows items = quantized_rows(old.quantizer, corpus, batch_items);
+    const ItemRows residuals = residuals_before_last(items, old.quantizer.codebooks, codes);
+    move_to_nearest_free(codes, num_codes, is_old,
+                         {old.quantizer.codebooks.back(), residuals, batch_items}, communicator);
+  }
+  number_items(numbers, {codes, num_codes});
+  for (int64_t item = 0; item < num_items; ++item) {
+    MIRABELLE_CHECK_DATA(
+        !has_numbers || numbers[item] < level_sizes.back(), "item ", item_ids[item],
+        " has the codes of ", level_sizes.back(),
+        " other items, which take all disambiguation codes: build a new tokenizer");
+    MIRABELLE_CHECK_DATA(has_numbers || numbers[item] == 0, "item ", item_ids[item],
+                         " has the first codes of ", old.quantizer.codebooks.back().size,
+                         " other items, which take all codes of the last level: build a new "
+                         "tokenizer");
+  }
+  if (has_numbers) codes = append_level({codes, num_codes}, numbers);
+  return SemanticIds(std::move(level_sizes), std::move(codes));
+}
+
+/// Of kind item_id: new items get the codes after the last one.
+SemanticIds extended_item_codes(const TokenizerFile& old, const std::vector<int64_t>& rows) {
+  std::vector<int32_t> codes;
+  int64_t size = old.ids.level_size(0);
+  for (const int64_t row : rows) {
+    codes.push_back(row >= 0 ? old.ids.codes(row)[0] : static_cast<int32_t>(size++));
+  }
+  return SemanticIds({size}, std::move(codes));
+}
+
+/// The quality of the grown table. Errors stay those of the build, beside that of the new items: if
+/// it is much larger, the new items are unlike the old ones, and it is time to build anew.
+nlohmann::json assign_report(const TokenizerFile& old, const SemanticIds& ids, int64_t num_new,
+                             const NewCodes& new_codes) {
+  const nlohmann::json before = nlohmann::json::parse(old.report);
+  nlohmann::json report = tokenizer_report(ids, old.quantizer.num_levels(), {});
+  for (int64_t level = 0; level < old.quantizer.num_levels(); ++level) {
+    report["levels"][level]["relative_error"] = before.at("levels").at(level).at("relative_error");
+  }
+  report["collision_rule"] = old.collisions;
+  report["assigned"] = {{"new_items", num_new}};
+  if (new_codes.error_before > 0) {
+    report["assigned"]["relative_error"] = new_codes.error_after / new_codes.error_before;
+  }
+  return report;
+}
+
+}  // namespace
+
+AssignedTokenizer assign_new_items(const TokenizerFile& old, const Corpus& corpus,
+                                   int64_t batch_items, const Communicator& communicator) {
+  AssignedTokenizer result{old, 0};
+  TokenizerFile& tokenizer = result.tokenizer;
+  tokenizer.dataset = corpus.dataset();
+  tokenizer.split_hash = corpus.split_hash();
+  tokenizer.item_ids = item_ids_of(corpus);
+  const std::vector<int64_t> rows = old_rows(old, tokenizer.item_ids, corpus);
+  result.num_new_items = std::count(rows.begin(), rows.end(), -1);
+
+  NewCodes new_codes;
+  if (old.kind == "item_id") {
+    tokenizer.ids = extended_item_codes(old, rows);
+    nlohmann::json report = tokenizer_report(tokenizer.ids, 1, {});
+    report["assigned"] = {{"new_items", result.num_new_items}};
+    tokenizer.report = report.dump();
+    return result;
+  }
+  check_sources(old, corpus);
+  new_codes = encode_new_items(old.quantizer, corpus, rows, batch_items, communicator);
+  tokenizer.ids = extended_ids(old, corpus, tokenizer.item_ids, rows, std::move(new_codes.codes),
+                               batch_items, communicator);
+  tokenizer.report = assign_report(old, tokenizer.ids, result.num_new_items, new_codes).dump();
+  return result;
+}
+
+}  // namespace mirabelle
