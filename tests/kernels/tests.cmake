@@ -19,6 +19,7 @@ mirabelle_test(rms_norm_test SOURCES kernels/rms_norm_test.cpp LIBS mirabelle_ke
 mirabelle_test(rotary_embedding_test SOURCES kernels/rotary_embedding_test.cpp LIBS mirabelle_kernels)
 mirabelle_test(squared_error_test SOURCES kernels/squared_error_test.cpp LIBS mirabelle_kernels)
 mirabelle_test(swiglu_test SOURCES kernels/swiglu_test.cpp LIBS mirabelle_kernels)
+mirabelle_test(token_levels_test SOURCES kernels/token_levels_test.cpp LIBS mirabelle_kernels)
 mirabelle_test(vector_math_test SOURCES kernels/vector_math_test.cpp LIBS mirabelle_kernels)
 mirabelle_test(key_value_cache_test SOURCES kernels/key_value_cache_test.cpp LIBS mirabelle_kernels)
 if(MIRABELLE_CUDA)
