@@ -1,5 +1,6 @@
 #include "mirabelle/kernels/cross_entropy.h"
 
+#include "check_levels.h"
 #include "check_operand.h"
 #include "mirabelle/core/dispatch.h"
 
@@ -18,19 +19,39 @@ void check_scale(const TensorView& grad_scale, const TensorView& logits) {
                   ", wanted [1] on ", to_string(logits.device));
 }
 
+void check_options(const CrossEntropyOptions& options, const TensorView& logits) {
+  if (options.row_weights) {
+    check_wide("row_weights", options.row_weights, {logits.shape[0]}, logits);
+  }
+  const double s = options.label_smoothing;
+  MIRABELLE_CHECK(0 <= s && s < 1, "label_smoothing is ", s, ", wanted from 0 to below 1");
+  if (s > 0) check_level_bounds(options.level_bounds, logits);
+}
+
+template <typename T>
+backend::RowOptions<T> row_options(const CrossEntropyOptions& options) {
+  const bool smooths = options.label_smoothing > 0;
+  return {.weights = options.row_weights ? options.row_weights.as<T>() : nullptr,
+          .level_bounds = smooths ? options.level_bounds.as<int32_t>() : nullptr,
+          .num_levels = smooths ? options.level_bounds.shape[0] - 1 : 0,
+          .label_smoothing = static_cast<T>(options.label_smoothing)};
+}
+
 }  // namespace
 
 void softmax_cross_entropy(const TensorView& loss, const TensorView& logits,
                            const TensorView& targets, const TensorView& grad_scale,
-                           const Stream& stream) {
+                           const CrossEntropyOptions& options, const Stream& stream) {
   check_logits(logits);
   const int64_t num_tokens = logits.shape[0], vocab_size = logits.shape[1];
   check_wide("loss", loss, {num_tokens}, logits);
   check_indices("targets", targets, {num_tokens}, logits);
   check_scale(grad_scale, logits);
+  check_options(options, logits);
   dispatch(logits.device, logits.dtype, [&]<Device D, typename T>() {
     backend::softmax_cross_entropy<D, T>(loss.as<Wide<T>>(), logits.as<T>(), targets.as<int32_t>(),
-                                         num_tokens, vocab_size, grad_scale.as<double>(), stream);
+                                         num_tokens, vocab_size, grad_scale.as<double>(),
+                                         row_options<Wide<T>>(options), stream);
   });
 }
 
@@ -60,7 +81,8 @@ void shard_sums(const TensorView& sums, const TensorView& logits, const TensorVi
 
 void shard_gradient(const TensorView& loss, const TensorView& logits, const TensorView& largest,
                     const TensorView& sums, const TensorView& targets, int64_t first_token,
-                    const TensorView& grad_scale, const Stream& stream) {
+                    const TensorView& grad_scale, const CrossEntropyOptions& options,
+                    const Stream& stream) {
   check_logits(logits);
   const int64_t num_tokens = logits.shape[0], shard_size = logits.shape[1];
   check_wide("loss", loss, {num_tokens}, logits);
@@ -68,10 +90,12 @@ void shard_gradient(const TensorView& loss, const TensorView& logits, const Tens
   check_wide("sums", sums, {2, num_tokens}, logits);
   check_indices("targets", targets, {num_tokens}, logits);
   check_scale(grad_scale, logits);
+  check_options(options, logits);
   dispatch(logits.device, logits.dtype, [&]<Device D, typename T>() {
     backend::shard_gradient<D, T>(loss.as<Wide<T>>(), logits.as<T>(), largest.as<Wide<T>>(),
                                   sums.as<Wide<T>>(), targets.as<int32_t>(), num_tokens, shard_size,
-                                  first_token, grad_scale.as<double>(), stream);
+                                  first_token, grad_scale.as<double>(),
+                                  row_options<Wide<T>>(options), stream);
   });
 }
 

@@ -1,6 +1,7 @@
 #include "cuda/block_reduce.cuh"
 #include "cuda/vector_load.cuh"
 #include "mirabelle/kernels/cross_entropy.h"
+#include "target_distribution.h"
 
 namespace mirabelle::backend {
 namespace {
@@ -38,10 +39,14 @@ __device__ RowSum sum_row(const T* row, int64_t vocab_size) {
   return {of_row, block_reduce<kThreads>(sum, Add())};
 }
 
+__device__ bool is_of_level(int64_t token, const TargetDistribution<float>& wanted) {
+  return wanted.level_begin <= token && token < wanted.level_end;
+}
+
 template <bool kAligned, typename T>
 __global__ void __launch_bounds__(kThreads)
     cross_entropy_kernel(float* loss, T* logits, const int32_t* targets, int64_t vocab_size,
-                         const double* grad_scale) {
+                         const double* grad_scale, RowOptions<float> options) {
   T* row = logits + static_cast<int64_t>(blockIdx.x) * vocab_size;
   const int32_t target = targets[blockIdx.x];
   if (target < 0) {
@@ -53,14 +58,15 @@ __global__ void __launch_bounds__(kThreads)
   }
   const float target_logit = static_cast<float>(row[target]);
   const RowSum total = sum_row<kAligned>(row, vocab_size);
-  const auto scale = static_cast<float>(*grad_scale);
-  const float factor = scale / total.sum;
+  const auto wanted = target_distribution(options, blockIdx.x, target, *grad_scale);
+  const float factor = wanted.scale / total.sum;
   for (int64_t first = threadIdx.x * kVector; first < vocab_size; first += kStride) {
     Vector x = load_vector<kAligned>(row, first, vocab_size);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
       x.value[i] = expf(x.value[i] - total.largest) * factor;
-      if (first + i == target) x.value[i] -= scale;
+      if (is_of_level(first + i, wanted)) x.value[i] -= wanted.of_level;
+      if (first + i == target) x.value[i] -= wanted.of_target;
     }
     store_vector<kAligned>(row, first, vocab_size, x);
   }
@@ -110,13 +116,13 @@ template <bool kAligned, typename T>
 __global__ void __launch_bounds__(kThreads)
     shard_gradient_kernel(float* loss, T* logits, const float* largest, const float* sums,
                           const int32_t* targets, int64_t shard_size, int64_t first_token,
-                          const double* grad_scale) {
+                          const double* grad_scale, RowOptions<float> options) {
   T* row = logits + blockIdx.x * shard_size;
   const bool counts = targets[blockIdx.x] >= 0;
   const int64_t target = targets[blockIdx.x] - first_token;
   const float shift = largest[blockIdx.x];
-  const auto scale = static_cast<float>(*grad_scale);
-  const float factor = scale / sums[blockIdx.x];
+  const auto wanted = target_distribution(options, blockIdx.x, targets[blockIdx.x], *grad_scale);
+  const float factor = wanted.scale / sums[blockIdx.x];
   for (int64_t first = threadIdx.x * kVector; first < shard_size; first += kStride) {
     Vector x = {};
     if (counts) {
@@ -124,7 +130,8 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
         x.value[i] = expf(x.value[i] - shift) * factor;
-        if (first + i == target) x.value[i] -= scale;
+        if (is_of_level(first_token + first + i, wanted)) x.value[i] -= wanted.of_level;
+        if (first + i == target) x.value[i] -= wanted.of_target;
       }
     }
     store_vector<kAligned>(row, first, shard_size, x);
@@ -151,11 +158,12 @@ __global__ void __launch_bounds__(kThreads) log_softmax_kernel(T* logits, int64_
 
 template <Device D, typename T>
 void softmax_cross_entropy(Wide<T>* loss, T* logits, const int32_t* targets, int64_t num_tokens,
-                           int64_t vocab_size, const double* grad_scale, const Stream& stream) {
+                           int64_t vocab_size, const double* grad_scale,
+                           const RowOptions<Wide<T>>& options, const Stream& stream) {
   if (num_tokens == 0) return;
   dispatch_flag(rows_are_aligned(vocab_size, {logits}), [&]<bool kAligned>() {
-    cross_entropy_kernel<kAligned>
-        <<<num_tokens, kThreads, 0, stream.cuda()>>>(loss, logits, targets, vocab_size, grad_scale);
+    cross_entropy_kernel<kAligned><<<num_tokens, kThreads, 0, stream.cuda()>>>(
+        loss, logits, targets, vocab_size, grad_scale, options);
     CUDA_CHECK(cudaGetLastError());
   });
 }
@@ -185,11 +193,12 @@ void shard_sums(Wide<T>* sums, const T* logits, const Wide<T>* largest, const in
 template <Device D, typename T>
 void shard_gradient(Wide<T>* loss, T* logits, const Wide<T>* largest, const Wide<T>* sums,
                     const int32_t* targets, int64_t num_tokens, int64_t shard_size,
-                    int64_t first_token, const double* grad_scale, const Stream& stream) {
+                    int64_t first_token, const double* grad_scale,
+                    const RowOptions<Wide<T>>& options, const Stream& stream) {
   if (num_tokens == 0) return;
   dispatch_flag(rows_are_aligned(shard_size, {logits}), [&]<bool kAligned>() {
     shard_gradient_kernel<kAligned><<<num_tokens, kThreads, 0, stream.cuda()>>>(
-        loss, logits, largest, sums, targets, shard_size, first_token, grad_scale);
+        loss, logits, largest, sums, targets, shard_size, first_token, grad_scale, options);
     CUDA_CHECK(cudaGetLastError());
   });
 }
@@ -203,16 +212,17 @@ void log_softmax(T* logits, int64_t num_rows, int64_t vocab_size, const Stream& 
   });
 }
 
-#define INSTANTIATE(T)                                                                          \
-  template void softmax_cross_entropy<Device::kCuda, T>(float*, T*, const int32_t*, int64_t,    \
-                                                        int64_t, const double*, const Stream&); \
-  template void shard_maximum<Device::kCuda, T>(float*, const T*, bool, int64_t, int64_t,       \
-                                                const Stream&);                                 \
-  template void shard_sums<Device::kCuda, T>(float*, const T*, const float*, const int32_t*,    \
-                                             int64_t, int64_t, int64_t, const Stream&);         \
-  template void shard_gradient<Device::kCuda, T>(float*, T*, const float*, const float*,        \
-                                                 const int32_t*, int64_t, int64_t, int64_t,     \
-                                                 const double*, const Stream&);                 \
+#define INSTANTIATE(T)                                                                            \
+  template void softmax_cross_entropy<Device::kCuda, T>(float*, T*, const int32_t*, int64_t,      \
+                                                        int64_t, const double*,                   \
+                                                        const RowOptions<float>&, const Stream&); \
+  template void shard_maximum<Device::kCuda, T>(float*, const T*, bool, int64_t, int64_t,         \
+                                                const Stream&);                                   \
+  template void shard_sums<Device::kCuda, T>(float*, const T*, const float*, const int32_t*,      \
+                                             int64_t, int64_t, int64_t, const Stream&);           \
+  template void shard_gradient<Device::kCuda, T>(                                                 \
+      float*, T*, const float*, const float*, const int32_t*, int64_t, int64_t, int64_t,          \
+      const double*, const RowOptions<float>&, const Stream&);                                    \
   template void log_softmax<Device::kCuda, T>(T*, int64_t, int64_t, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(BFloat16)

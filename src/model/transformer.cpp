@@ -15,6 +15,7 @@
 #include "mirabelle/kernels/rms_norm.h"
 #include "mirabelle/kernels/rotary_embedding.h"
 #include "mirabelle/kernels/swiglu.h"
+#include "mirabelle/kernels/token_levels.h"
 
 namespace mirabelle {
 namespace {
@@ -37,6 +38,17 @@ ModelShare effective(ModelShare share, bool training) {
   return share;
 }
 
+void check_loss(const LossOptions& loss, int64_t vocab_size) {
+  const std::vector<int32_t>& bounds = loss.level_bounds;
+  const bool is_valid = bounds.empty() || (loss.num_levels() > 0 && bounds.front() >= 0 &&
+                                           bounds.back() <= vocab_size &&
+                                           std::is_sorted(bounds.begin(), bounds.end()));
+  MIRABELLE_CHECK(is_valid, "level_bounds must ascend from 0 or more to at most the ", vocab_size,
+                  " tokens");
+  MIRABELLE_CHECK(loss.num_levels() > 0 || (loss.label_smoothing == 0 && !loss.weighs_levels),
+                  "label_smoothing and weighs_levels need level_bounds");
+}
+
 Dropout rows_of(Dropout dropout, int64_t begin, int64_t end) {
   if (dropout.rate == 0) return dropout;
   dropout.sequence_ids = dropout.sequence_ids.rows(begin, end);
@@ -54,7 +66,10 @@ Transformer::Transformer(const TransformerConfig& config, int64_t vocab_size,
                   tensor_parallel) {
   weights_ = Buffer({layout_.num_elements()}, dtype, device);
   tensors_ = view_tensors(view_regions(weights(), layout_), layout_, config, vocab_size);
-  if (limits.training) allocate_gradients();
+  if (limits.training) {
+    allocate_gradients();
+    allocate_loss();
+  }
   rotary_table_ =
       Buffer({limits.max_sequence_tokens, config.head_dim() / 2, 2}, wide(dtype), device);
   const Stream stream(device);
@@ -78,6 +93,7 @@ Transformer::Transformer(Sketch, const TransformerConfig& config, int64_t vocab_
   config.check();
   MIRABELLE_CHECK(0 < vocab_size && vocab_size <= padded_vocab_size, "a vocabulary of ", vocab_size,
                   " tokens, padded to ", padded_vocab_size);
+  check_loss(limits.loss, vocab_size);
   plan(arena_, limits.max_tokens);  // only counts
   arena_bytes_ = arena_.bytes_used();
 }
@@ -107,8 +123,6 @@ void Transformer::allocate_gradients() {
   grad_tensors_ = view_tensors(region_gradients_, layout_, config_, vocab_size_);
 
   const int64_t num_norms = 2 * config_.num_layers + 1, hidden = config_.hidden_size;
-  step_.loss_scale = Buffer({1}, DType::kFloat64, device_);
-  step_.loss_sum = Buffer({1}, DType::kFloat64, device_);
   step_.dropout_keys = Buffer({ffn_site(config_.num_layers - 1) + 1}, DType::kInt64, device_);
   step_.norm_blocks = Buffer({num_norm_blocks(), num_norms, hidden}, grad_dtype, device_);
 
@@ -120,6 +134,21 @@ void Transformer::allocate_gradients() {
     const auto rank = static_cast<int>(layout_.share().tensor_parallel_rank);
     kv_group_ = parallel_.group().split(rank / static_cast<int>(ranks), rank, "key/value heads");
   }
+}
+
+void Transformer::allocate_loss() {
+  const int64_t num_levels = limits_.loss.num_levels();
+  step_.loss_scale = Buffer({1}, DType::kFloat64, device_);
+  step_.loss_sums = Buffer({1 + num_levels}, DType::kFloat64, device_);
+  if (num_levels == 0) return;
+  const Stream stream(device_);
+  step_.level_bounds = Buffer({num_levels + 1}, DType::kInt32, device_);
+  copy(step_.level_bounds.view(), view_of(limits_.loss.level_bounds), stream);
+  if (limits_.loss.weighs_levels) {
+    step_.level_weights = Buffer({num_levels}, DType::kFloat64, device_);
+    set_level_weights(std::vector<double>(num_levels, 1.0), stream);
+  }
+  stream.synchronize();
 }
 
 /// Of what is kept for the whole pass.
@@ -198,6 +227,7 @@ Transformer::Activations Transformer::plan(Arena& arena, int64_t num_tokens) con
   a.logits = take({shards, rows, is_split ? sizes.vocab_size : vocab_size_});
   if (is_split) a.vocabulary_sums = take_wide({1 + 2 * shards, rows});
   a.losses = take_wide({num_tokens});
+  if (limits_.loss.weighs_levels) a.row_weights = take_wide({num_tokens});
   return a;
 }
 
@@ -420,6 +450,11 @@ void Transformer::begin_step(double loss_scale, uint64_t seed, int64_t step, con
   copy(step_.dropout_keys.view(), view_of(keys), stream);
 }
 
+void Transformer::set_level_weights(const std::vector<double>& weights, const Stream& stream) {
+  MIRABELLE_CHECK(limits_.loss.weighs_levels, "this model was made without weights of levels");
+  copy(step_.level_weights.view(), view_of(weights), stream);
+}
+
 bool Transformer::shares_gradients() const {
   return num_norm_blocks() > 0 || layout_.sizes().kv_replicas > 1;
 }
@@ -476,13 +511,18 @@ void Transformer::head_forward_backward(const PackedBatch& batch, const Stream& 
   const int64_t num_tokens = batch.tokens.num_elements(), rows = a.logits.shape[1];
   const TensorView all_hidden = parallel_.gather_tokens(a.full, a.final_norm_out, stream);
   ShardSum grad_hidden(parallel_, a.grad_hidden, num_tokens, a.partials);
+  if (a.row_weights) {
+    gather_level_weights(a.row_weights, batch.targets, step_.level_bounds.view(),
+                         step_.level_weights.view(), stream);
+  }
   for (int64_t begin = 0; begin < num_tokens; begin += rows) {
     const int64_t end = std::min(begin + rows, num_tokens);
     const TensorView hidden = all_hidden.rows(begin, end);
     for (int64_t shard = 0; shard < num_shards(); ++shard) {
       linear_forward(shard_logits(shard, end - begin), hidden, tensors_.head[shard], stream);
     }
-    cross_entropy(a.losses.rows(begin, end), batch.targets.rows(begin, end), stream);
+    cross_entropy(a.losses.rows(begin, end), batch.targets.rows(begin, end),
+                  a.row_weights ? a.row_weights.rows(begin, end) : TensorView{}, stream);
     for (int64_t shard = 0; shard < num_shards(); ++shard) {
       const TensorView grad_logits = shard_logits(shard, end - begin);
       linear_backward_weight(grad_tensors_.head[shard], grad_logits, hidden, stream);
@@ -490,20 +530,30 @@ void Transformer::head_forward_backward(const PackedBatch& batch, const Stream& 
                             tensors_.head[shard], Accumulate::kNo, stream);
     }
   }
-  fill_zero(loss_sum(), stream);
-  add_sum(loss_sum(), a.losses, stream);
+  sum_losses(batch.targets, stream);
   grad_hidden.start(stream);
   grad_hidden.finish(stream);
+}
+
+void Transformer::sum_losses(const TensorView& targets, const Stream& stream) {
+  fill_zero(loss_sums(), stream);
+  add_sum(loss_sum(), activations_.losses, stream);
+  if (limits_.loss.num_levels() == 0) return;
+  add_level_sums(loss_sums().rows(1, loss_sums().shape[0]), activations_.losses, targets,
+                 step_.level_bounds.view(), stream);
 }
 
 /// The losses of some rows, whose logits become their gradients. Over a split vocabulary: the
 /// largest logits of all shards, then the sums of exponentials and the targets' logits.
 void Transformer::cross_entropy(const TensorView& losses, const TensorView& targets,
-                                const Stream& stream) {
+                                const TensorView& row_weights, const Stream& stream) {
   const int64_t num_rows = targets.num_elements(), shards = num_shards();
   const TensorView& scale = step_.loss_scale.view();
+  const CrossEntropyOptions options = {row_weights, limits_.loss.label_smoothing,
+                                       step_.level_bounds.view()};
   if (!layout_.share().is_split()) {
-    return softmax_cross_entropy(losses, shard_logits(0, num_rows), targets, scale, stream);
+    return softmax_cross_entropy(losses, shard_logits(0, num_rows), targets, scale, options,
+                                 stream);
   }
   const TensorView& memory = activations_.vocabulary_sums;
   const TensorView largest = memory.slice(0).rows(0, num_rows);
@@ -523,7 +573,7 @@ void Transformer::cross_entropy(const TensorView& losses, const TensorView& targ
   if (has_peers) parallel_.group().all_reduce(total, ReduceOp::kSum, stream);
   for (int64_t shard = 0; shard < shards; ++shard) {
     shard_gradient(losses, shard_logits(shard, num_rows), largest, total, targets,
-                   first_token(layout_, shard), scale, stream);
+                   first_token(layout_, shard), scale, options, stream);
   }
 }
 

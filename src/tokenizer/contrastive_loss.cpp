@@ -54,7 +54,7 @@ void ContrastiveLoss::differentiate(const TensorView& grad_h, const TensorView& 
     contrastive_logits(logits, partners_.view(), first_row + begin, temperature_, stream);
     softmax_cross_entropy(row_losses_.view(), logits,
                           partners_.view().rows(first_row + begin, first_row + end), scale_.view(),
-                          stream);
+                          {}, stream);
     add_sum(losses_.view().rows(part, part + 1), row_losses_.view(), stream);
     matmul(grad_h.rows(begin, end), logits, false, all_h_.view(), false, Accumulate::kNo, stream);
     matmul(grad_columns_by_part_.view().slice(part), logits, true, h.rows(begin, end), false,

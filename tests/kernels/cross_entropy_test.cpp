@@ -47,22 +47,42 @@ Indices some_targets(int64_t n, int64_t vocab_size) {
   return targets;
 }
 
+/// CrossEntropyOptions on the host.
+struct Options {
+  Values row_weights;  // empty: absent
+  double label_smoothing = 0;
+  Indices level_bounds;
+};
+
 class CrossEntropyTest : public BackendTest {
  protected:
   struct Result {
     Values loss, grad;
   };
-  Result run(const Values& logits, const Indices& targets, int64_t vocab_size, double grad_scale) {
+  /// The same on the backend.
+  struct DeviceOptions {
+    explicit DeviceOptions(const Options& options)
+        : weights(make_wide_tensor(GetParam(), {static_cast<int64_t>(options.row_weights.size())},
+                                   options.row_weights)),
+          bounds(make_int_tensor(GetParam(), options.level_bounds)),
+          view{options.row_weights.empty() ? TensorView{} : weights.view(), options.label_smoothing,
+               bounds.view()} {}
+    Buffer weights, bounds;
+    CrossEntropyOptions view;
+  };
+  Result run(const Values& logits, const Indices& targets, int64_t vocab_size, double grad_scale,
+             const Options& options = {}) {
     const int64_t n = static_cast<int64_t>(targets.size());
     Buffer x = make_tensor(GetParam(), {n, vocab_size}, logits);
     Buffer loss = make_wide_tensor(GetParam(), {n}, Values(n, 99.0));
     softmax_cross_entropy(loss.view(), x.view(), make_int_tensor(GetParam(), targets).view(),
-                          make_scale(grad_scale).view(), stream_);
+                          make_scale(grad_scale).view(), DeviceOptions(options).view, stream_);
     return {to_doubles(loss.view()), to_doubles(x.view())};
   }
   /// The same from shards of these sizes: each its maximum, then its sums, then its gradient.
   Result run_shards(const Values& logits, const Indices& targets, const std::vector<int64_t>& sizes,
-                    double grad_scale) {
+                    double grad_scale, const Options& options = {}) {
+    const DeviceOptions on_backend(options);
     const int64_t n = static_cast<int64_t>(targets.size());
     const int64_t vocab_size = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
     const Buffer on_device = make_int_tensor(GetParam(), targets), scale = make_scale(grad_scale);
@@ -96,7 +116,7 @@ class CrossEntropyTest : public BackendTest {
     for (const Buffer& shard : shards) {
       const Buffer loss = make_wide_tensor(GetParam(), {n}, Values(n, 99.0));
       shard_gradient(loss.view(), shard.view(), all_largest.view(), all_sums.view(),
-                     on_device.view(), first, scale.view(), stream_);
+                     on_device.view(), first, scale.view(), on_backend.view, stream_);
       const Values of_shard = to_doubles(loss.view());
       if (first == 0) result.loss = of_shard;
       EXPECT_TRUE(std::equal(of_shard.begin(), of_shard.end(), result.loss.begin(),
@@ -243,7 +263,7 @@ TEST_P(CrossEntropyTest, ShardsWithoutTokensHaveNeitherMaximumNorSums) {
   EXPECT_EQ(to_doubles(sums.view()), Values(4, 0.0));
   const Buffer all_sums = make_wide_tensor(GetParam(), {2, 2}, {1, 1, -2, 0});
   shard_gradient(loss.view(), none, of_all.view(), all_sums.view(), targets.view(), 3, scale.view(),
-                 stream_);
+                 {}, stream_);
   EXPECT_EQ(to_doubles(loss.view()), (Values{2, 0}));
 }
 
@@ -275,7 +295,7 @@ TEST_P(CrossEntropyTest, ShardsRefuseOperandsThatDisagree) {
   const auto gradient = [&](const TensorView& loss, const TensorView& largest,
                             const TensorView& sum, const TensorView& target,
                             const TensorView& factor) {
-    shard_gradient(loss, x, largest, sum, target, 0, factor, stream_);
+    shard_gradient(loss, x, largest, sum, target, 0, factor, {}, stream_);
   };
   expect_error("logits have shape [6], wanted",
                [&] { shard_maximum(rows, x.reshaped({6}), Accumulate::kNo, stream_); });
@@ -337,7 +357,8 @@ TEST_P(CrossEntropyTest, RefusesOperandsThatDisagree) {
   const Buffer loss = make_wide_tensor(GetParam(), {2}, Values(2, 0.0));
   const Buffer scale = make_scale(1);
   const auto entropy = [&](const TensorView& l, const TensorView& x, const Indices& targets) {
-    softmax_cross_entropy(l, x, make_int_tensor(GetParam(), targets).view(), scale.view(), stream_);
+    softmax_cross_entropy(l, x, make_int_tensor(GetParam(), targets).view(), scale.view(), {},
+                          stream_);
   };
   expect_error("logits have shape [6], wanted", [&] {
     entropy(loss.view(), logits.view().reshaped({6}), {0, 0});
@@ -349,11 +370,11 @@ TEST_P(CrossEntropyTest, RefusesOperandsThatDisagree) {
     entropy(loss.view(), logits.view(), {0, 0, 0});
   });
   expect_error("targets is", [&] {
-    softmax_cross_entropy(loss.view(), logits.view(), loss.view(), scale.view(), stream_);
+    softmax_cross_entropy(loss.view(), logits.view(), loss.view(), scale.view(), {}, stream_);
   });
   const Buffer targets = make_int_tensor(GetParam(), {0, 0});
   expect_error("grad_scale has shape [2]", [&] {
-    softmax_cross_entropy(loss.view(), logits.view(), targets.view(), loss.view(), stream_);
+    softmax_cross_entropy(loss.view(), logits.view(), targets.view(), loss.view(), {}, stream_);
   });
   expect_error("logits have shape [6], wanted",
                [&] { log_softmax(logits.view().reshaped({6}), stream_); });
@@ -365,8 +386,131 @@ TEST_P(CrossEntropyTest, RefusesTargetsOutOfRange) {
   const Buffer loss = make_wide_tensor(GetParam(), {2}, Values(2, 0.0));
   const Buffer targets = make_int_tensor(GetParam(), {-5, 3}), scale = make_scale(1);
   expect_error("targets[1] is 3", [&] {
-    softmax_cross_entropy(loss.view(), logits.view(), targets.view(), scale.view(), stream_);
+    softmax_cross_entropy(loss.view(), logits.view(), targets.view(), scale.view(), {}, stream_);
   });
+}
+
+// --- weights and label smoothing
+
+/// Cross entropy of the smoothed distribution of each row, times its weight.
+Values oracle_objective(const Values& logits, const Indices& targets, int64_t vocab_size,
+                        const Values& weights, double smoothing, const Indices& bounds) {
+  const Values log_softmax = oracle_log_softmax(logits, vocab_size);
+  Values objective;
+  for (size_t t = 0; t < targets.size(); ++t) {
+    Values distribution(vocab_size, 0.0);
+    if (targets[t] >= 0) distribution[targets[t]] = 1;
+    for (size_t level = 0; level + 1 < bounds.size(); ++level) {
+      if (targets[t] < bounds[level] || targets[t] >= bounds[level + 1]) continue;
+      distribution[targets[t]] -= smoothing;
+      for (int32_t token = bounds[level]; token < bounds[level + 1]; ++token) {
+        distribution[token] += smoothing / (bounds[level + 1] - bounds[level]);
+      }
+    }
+    const Values row(log_softmax.begin() + t * vocab_size,
+                     log_softmax.begin() + (t + 1) * vocab_size);
+    objective.push_back(-(weights.empty() ? 1 : weights[t]) * dot(distribution, row));
+  }
+  return objective;
+}
+
+TEST_P(CrossEntropyTest, WeightedSmoothedGradientsMatchFiniteDifferences) {
+  // tokens 0 and 8 are of no level, the level of 4 has no other
+  const Indices targets = {1, 3, -1, 4, 7, 0, 8, 5}, bounds = {1, 4, 5, 8};
+  const Values all_weights = {0.5, 2, 7, 1, 0, 3, 1.25, 1};
+  const Values logits = random_values(8 * 9, 1, 2);
+  for (const double smoothing : {0.0, 0.25, 0.9}) {
+    for (const Values& weights : {Values(), all_weights}) {
+      const Values expected = finite_differences(
+          [&](const Values& x) {
+            const Values rows = oracle_objective(x, targets, 9, weights, smoothing, bounds);
+            return dot(rows, Values(8, 0.25));
+          },
+          logits);
+      const Options options = {weights, smoothing, bounds};
+      const double tolerance = 2 * GetParam().tolerance + 1e-9;
+      const Result whole = run(logits, targets, 9, 0.25, options);
+      expect_near(whole.grad, expected, tolerance, "grad_logits");
+      expect_near(whole.loss, oracle_loss(logits, targets, 9), 2 * loss_tolerance(), "loss");
+      for (const std::vector<int64_t>& sizes : std::vector<std::vector<int64_t>>{
+               {9}, {2, 7}, {4, 0, 1, 4}, {3, 3, 3}, {1, 1, 1, 1, 1, 1, 1, 1, 1}}) {
+        const Result shards = run_shards(logits, targets, sizes, 0.25, options);
+        expect_near(shards.grad, expected, tolerance, "grad_logits of shards");
+        expect_near(shards.loss, oracle_loss(logits, targets, 9), 2 * loss_tolerance(), "loss");
+      }
+    }
+  }
+}
+
+TEST_P(CrossEntropyTest, WeightedSmoothedGradientsOfLargeVocabulariesFollowTheFormula) {
+  for (const int32_t vocab : {2053, 4104}) {
+    const int64_t n = 17;
+    const Values logits = random_values(n * vocab, 1, 5);
+    const Indices targets = some_targets(n, vocab), bounds = {1, 600, 1361, vocab};
+    const Values weights = random_values(n, 2);
+    Values expected = oracle_log_softmax(logits, vocab);
+    for (int64_t i = 0; i < n * vocab; ++i) {
+      const int32_t target = targets[i / vocab], token = static_cast<int32_t>(i % vocab);
+      double wanted = token == target;
+      for (size_t level = 0; level < 3 && target > 0; ++level) {
+        const int32_t begin = bounds[level], end = bounds[level + 1];
+        if (target < begin || target >= end) continue;
+        wanted *= 1 - 0.125;
+        if (begin <= token && token < end) wanted += 0.125 / (end - begin);
+      }
+      expected[i] = target < 0 ? 0 : 3 * weights[i / vocab] * (std::exp(expected[i]) - wanted);
+    }
+    const Options options = {weights, 0.125, bounds};
+    expect_near(run(logits, targets, vocab, 3, options).grad, expected, 2 * GetParam().tolerance,
+                "grad");
+    expect_near(run_shards(logits, targets, {1024, vocab - 1024}, 3, options).grad, expected,
+                2 * GetParam().tolerance, "grad of shards");
+  }
+}
+
+TEST_P(CrossEntropyTest, WeightsOfOneChangeNoBit) {
+  const Values logits = random_values(33 * 331, 1, 3);
+  const Indices targets = some_targets(33, 331);
+  const Options ones = {Values(33, 1.0), 0, {}};
+  EXPECT_EQ(run(logits, targets, 331, 3, ones).grad, run(logits, targets, 331, 3).grad);
+  EXPECT_EQ(run_shards(logits, targets, {130, 201}, 3, ones).grad,
+            run_shards(logits, targets, {130, 201}, 3).grad);
+}
+
+TEST_P(CrossEntropyTest, TheSmallGradientOfASureSmoothedTargetIsRoundedOnlyOnce) {
+  // Of three tokens of one level: 0.9 + 0.1 / 3 is wanted of the first, and nearly that is given.
+  const double p = 1 / (1 + 2 * std::exp(-3.5)), wanted = 0.9 + 0.1 / 3;
+  const Options options = {{}, 0.1, {0, 3}};
+  const double tolerance = std::max(GetParam().tolerance, 1e-5);
+  EXPECT_NEAR(run({3.5, 0, 0}, {0}, 3, 1, options).grad[0] / (p - wanted), 1, tolerance);
+  EXPECT_NEAR(run_shards({3.5, 0, 0}, {0}, {1, 2}, 1, options).grad[0] / (p - wanted), 1,
+              tolerance);
+}
+
+TEST_P(CrossEntropyTest, OptionsAreTheSameForAnyNumberOfThreads) {
+  if (GetParam().device != Device::kCpu) GTEST_SKIP() << "CPU only";
+  const Values logits = random_values(131 * 331, 1, 3);
+  const Indices targets = some_targets(131, 331);
+  const Options options = {random_values(131, 2), 0.1, {1, 100, 331}};
+  expect_same_for_any_number_of_threads([&] { return run(logits, targets, 331, 1, options).grad; });
+  const std::vector<int64_t> sizes = {131, 200};
+  expect_same_for_any_number_of_threads(
+      [&] { return run_shards(logits, targets, sizes, 1, options).grad; });
+}
+
+TEST_P(CrossEntropyTest, RefusesOptionsThatDisagree) {
+  const Values logits(6, 0.0);
+  const auto refuses = [&](const std::string& message, const Options& options) {
+    expect_error(message, [&] { run(logits, {0, 0}, 3, 1, options); });
+    expect_error(message, [&] { run_shards(logits, {0, 0}, {1, 2}, 1, options); });
+  };
+  refuses("row_weights has shape [3], wanted [2]", {{1, 1, 1}, 0, {}});
+  refuses("label_smoothing is 1,", {{}, 1, {0, 3}});
+  refuses("label_smoothing is -0.5", {{}, -0.5, {0, 3}});
+  refuses("level_bounds have shape [1], wanted", {{}, 0.5, {0}});
+  if (GetParam().device != Device::kCpu) return;
+  const Options beyond = {{}, 0.5, {0, 4}};
+  expect_error("level_bounds[1] is 4", [&] { run(logits, {0, 0}, 3, 1, beyond); });
 }
 
 MIRABELLE_INSTANTIATE_BACKENDS(CrossEntropyTest);

@@ -38,6 +38,18 @@ enum class GradientStorage {
   kTransient,    ///< layers take turns with two pieces of memory, each valid until reused
 };
 
+/// What a training pass makes of the losses of targets. Level l of a semantic ID has the tokens
+/// [level_bounds[l], level_bounds[l + 1]); where there are no levels, level_bounds is empty.
+struct LossOptions {
+  std::vector<int32_t> level_bounds;
+  double label_smoothing = 0;  ///< see CrossEntropyOptions; needs levels
+  bool weighs_levels = false;  ///< see Transformer::set_level_weights(); needs levels
+
+  int64_t num_levels() const {
+    return level_bounds.empty() ? 0 : static_cast<int64_t>(level_bounds.size()) - 1;
+  }
+};
+
 /// What the owner of weights and gradients does while a pass runs. Regions are those of
 /// ParameterLayout.
 struct PassHooks {
@@ -62,6 +74,7 @@ class Transformer {
     bool training = true;             ///< false: no gradients, and activations are not kept
     Recompute recompute = Recompute::kNone;
     GradientStorage gradients = GradientStorage::kAccumulated;
+    LossOptions loss = {};
   };
   /// dtype: kFloat32, kBFloat16, or kFloat64 for checks (CPU). `tensor_parallel`: the ranks that
   /// hold the other shares, null if share.tensor_parallel_size is 1; must outlive the model.
@@ -76,6 +89,7 @@ class Transformer {
                             Device device, const ModelShare& share = {});
 
   const TransformerConfig& config() const { return config_; }
+  const LossOptions& loss_options() const { return limits_.loss; }
   const ParameterLayout& layout() const { return layout_; }
   const TensorParallel& tensor_parallel() const { return parallel_; }
   int64_t vocab_size() const { return vocab_size_; }
@@ -107,8 +121,13 @@ class Transformer {
   /// them.
   void begin_step(double loss_scale, uint64_t seed, int64_t step, const Stream& stream);
 
-  /// Forward and backward of one micro-batch. Adds loss_scale * d(sum of the targets' losses) to
-  /// the gradients and leaves the (unscaled) sum of the losses in loss_sum(). Only enqueues work.
+  /// With loss_options().weighs_levels: from here on a target's loss counts so many times in the
+  /// gradients as the weight [num_levels] of its level says; before the first call, once.
+  void set_level_weights(const std::vector<double>& weights, const Stream& stream);
+
+  /// Forward and backward of one micro-batch. Adds loss_scale * d(sum of the targets' losses, with
+  /// weights and smoothing as loss_options() says) to the gradients and leaves the sum of the plain
+  /// losses (CrossEntropyOptions) in loss_sums(). Only enqueues work.
   ///
   /// Gradients that several tensor-parallel ranks have summands of (of norms under sequence
   /// parallelism, of key/value heads that are held more than once) are summed by passes with
@@ -121,8 +140,10 @@ class Transformer {
   /// A training pass makes logits for so many of its tokens at a time.
   static int64_t logits_rows(int64_t num_tokens, int64_t vocab_size);
 
-  /// [1] float64 on the model's device: of the last pass.
-  const TensorView& loss_sum() const { return step_.loss_sum.view(); }
+  /// [1 + num_levels] float64 on the model's device: of the last pass; over all targets, then over
+  /// those of each level.
+  const TensorView& loss_sums() const { return step_.loss_sums.view(); }
+  TensorView loss_sum() const { return loss_sums().rows(0, 1); }  ///< over all targets
 
   /// Multiply-adds count two. What a training step needs at least: 6 per matrix weight and token
   /// (without the embedding look-up) plus causal attention counted as half, for sequences of these
@@ -155,13 +176,17 @@ class Transformer {
     TensorView logits;                                   // [S, rows, vocab]
     TensorView vocabulary_sums;                          // [1 + 2 S, rows] wide; only if split
     TensorView losses;                                   // [T] wide
+    TensorView row_weights;                              // [T] wide; only with weighs_levels
   };
   /// What belongs to a step, in training.
   struct StepMemory {
-    Buffer loss_scale, loss_sum;  // [1] float64
-    Buffer dropout_keys;          // [2 * num_layers + 1] int64, one for each site
-    Buffer norm_blocks;           // [blocks, 2 * num_layers + 1, hidden_size]: see norm_blocks()
-    Buffer key_value_copies;      // [local replicas, 2 * head_dim * hidden_size] gradients
+    Buffer loss_scale;        // [1] float64
+    Buffer loss_sums;         // [1 + num_levels] float64
+    Buffer level_bounds;      // [num_levels + 1] int32
+    Buffer level_weights;     // [num_levels] float64
+    Buffer dropout_keys;      // [2 * num_layers + 1] int64, one for each site
+    Buffer norm_blocks;       // [blocks, 2 * num_layers + 1, hidden_size]: see norm_blocks()
+    Buffer key_value_copies;  // [local replicas, 2 * head_dim * hidden_size] gradients
   };
   struct Sketch {};  // chooses the constructor that only plans
   Transformer(Sketch, const TransformerConfig& config, int64_t vocab_size,
@@ -169,6 +194,7 @@ class Transformer {
               const ModelShare& share, const Communicator* tensor_parallel);
   Activations plan(Arena& arena, int64_t num_tokens) const;
   void allocate_gradients();
+  void allocate_loss();
 
   int64_t num_shards() const { return layout_.share().num_local_shards(); }
   int64_t num_norm_blocks() const;
@@ -192,7 +218,9 @@ class Transformer {
 
   void head_forward_backward(const PackedBatch& batch, const Stream& stream);
   TensorView shard_logits(int64_t shard, int64_t num_rows) const;
-  void cross_entropy(const TensorView& losses, const TensorView& targets, const Stream& stream);
+  void cross_entropy(const TensorView& losses, const TensorView& targets,
+                     const TensorView& row_weights, const Stream& stream);
+  void sum_losses(const TensorView& targets, const Stream& stream);
   void backward_block(int64_t layer, const PackedBatch& batch, const Stream& stream);
   void attention_backward_of_shards(int64_t layer, const PackedBatch& batch, const Stream& stream);
   void backward_products(const TensorView& grad_inner, const TensorView& grad_weight,

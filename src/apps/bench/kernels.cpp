@@ -143,7 +143,7 @@ class KernelBench {
     const Buffer logits = make({s_.tokens, s_.vocab}), loss = make_wide({s_.tokens});
     const Buffer scale({1}, DType::kFloat64, device_);
     measure("softmax cross entropy", 2 * size(s_.tokens * s_.vocab), 0, [&] {
-      softmax_cross_entropy(loss.view(), logits.view(), ids.view(), scale.view(), stream_);
+      softmax_cross_entropy(loss.view(), logits.view(), ids.view(), scale.view(), {}, stream_);
     });
   }
 
