@@ -59,7 +59,7 @@ struct TrainingRun {
   static Transformer::Limits limits(const Config& config, const SemanticIds& ids,
                                     int64_t world_size) {
     Transformer::Limits limits =
-        Trainer::model_limits(config.training, config.parallel, world_size);
+        Trainer::model_limits(config.training, config.parallel, world_size, ids.level_bounds());
     limits.max_sequence_tokens =
         std::max(limits.max_sequence_tokens, max_search_tokens(ids, config.data.history_length));
     return limits;
@@ -68,8 +68,7 @@ struct TrainingRun {
   /// Before anything is allocated. Throws if it cannot be.
   static MemoryPlan plan_memory(const Config& config, const SemanticIds& ids, Device device,
                                 const Communicator& world) {
-    const PlannedRun run =
-        planned_run(config, ids.vocab_size(), ids.padded_vocab_size(), device, world.size());
+    const PlannedRun run = planned_run(config, ids, device, world.size());
     const MemoryPlan plan = mirabelle::plan_memory(config, run, &ids);
     int64_t available = available_bytes(device) / ranks_on_device(device, world);
     if (device == Device::kCpu) available -= checkpoint_bytes(run);

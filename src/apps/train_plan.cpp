@@ -59,14 +59,35 @@ struct SizedPlan {
   }
 };
 
+PlannedRun run_without_ids(const Config& config, Device device, int64_t world_size) {
+  return {.training = config.training,
+          .parallel = config.parallel,
+          .model = config.model,
+          .world_size = world_size,
+          .device = device};
+}
+
+/// As many levels as training.level_weights or else tokenizer.levels has; their sizes do not
+/// matter.
+PlannedRun run_without_tokenizer(const Config& config, int64_t vocab_size, Device device,
+                                 int64_t world_size) {
+  constexpr int64_t kMultiple = SemanticIds::kVocabMultiple;
+  PlannedRun run = run_without_ids(config, device, world_size);
+  run.vocab_size = vocab_size;
+  run.padded_vocab_size = (vocab_size + kMultiple - 1) / kMultiple * kMultiple;
+  const size_t num_levels = config.training.level_weights.empty()
+                                ? config.tokenizer.levels.size()
+                                : config.training.level_weights.size();
+  run.level_bounds.assign(num_levels + 1, 0);
+  return run;
+}
+
 SizedPlan plan_for(const Config& config, const PlanOptions& options,
                    const std::optional<SemanticIds>& ids, int64_t world_size) {
-  const int64_t vocab_size = ids ? ids->vocab_size() : options.vocab_size;
-  const int64_t multiple = SemanticIds::kVocabMultiple;
   const Device device = config.backend.backend == "cpu" ? Device::kCpu : Device::kCuda;
   SizedPlan sized;
-  sized.run = planned_run(config, vocab_size, (vocab_size + multiple - 1) / multiple * multiple,
-                          device, world_size);
+  sized.run = ids ? planned_run(config, *ids, device, world_size)
+                  : run_without_tokenizer(config, options.vocab_size, device, world_size);
   if (options.part_tokens > 0) {
     sized.plan = plan_training(
         sized.run, std::vector<int64_t>(sized.run.parts_per_rank(), options.part_tokens));
@@ -222,15 +243,13 @@ MachineRates PlanOptions::rates() const {
           .latency_seconds = latency_us * 1e-6};
 }
 
-PlannedRun planned_run(const Config& config, int64_t vocab_size, int64_t padded_vocab_size,
-                       Device device, int64_t world_size) {
-  return {.training = config.training,
-          .parallel = config.parallel,
-          .model = config.model,
-          .vocab_size = vocab_size,
-          .padded_vocab_size = padded_vocab_size,
-          .world_size = world_size,
-          .device = device};
+PlannedRun planned_run(const Config& config, const SemanticIds& ids, Device device,
+                       int64_t world_size) {
+  PlannedRun run = run_without_ids(config, device, world_size);
+  run.vocab_size = ids.vocab_size();
+  run.padded_vocab_size = ids.padded_vocab_size();
+  run.level_bounds = ids.level_bounds();
+  return run;
 }
 
 BeamSearch::Limits validation_limits(const Config& config) {

@@ -30,8 +30,8 @@ struct PlanOptions {
   MachineRates rates() const;
 };
 
-PlannedRun planned_run(const Config& config, int64_t vocab_size, int64_t padded_vocab_size,
-                       Device device, int64_t world_size);
+PlannedRun planned_run(const Config& config, const SemanticIds& ids, Device device,
+                       int64_t world_size);
 
 BeamSearch::Limits validation_limits(const Config& config);
 /// What a rank of this run allocates on its device. `ids`: for the memory of validations; may be

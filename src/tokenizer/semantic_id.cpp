@@ -89,6 +89,12 @@ SemanticIds SemanticIds::read(const std::filesystem::path& tokenizer_file) {
   return read_semantic_ids(tokenizer_file);
 }
 
+std::vector<int32_t> SemanticIds::level_bounds() const {
+  std::vector<int32_t> bounds(level_begin_.begin(), level_begin_.end());
+  bounds.push_back(static_cast<int32_t>(vocab_size_));
+  return bounds;
+}
+
 std::vector<TokenRange> SemanticIds::token_ranges() const {
   std::vector<TokenRange> ranges{{"special", 0, kNumSpecialTokens}};
   for (int64_t level = 0; level < num_levels(); ++level) {

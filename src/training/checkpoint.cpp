@@ -35,6 +35,7 @@ json to_json(const TrainingState& state) {
       {"best_recall", state.best_recall},
       {"best_step", state.best_step},
       {"validations_since_best", state.validations_since_best},
+      {"prefix_weights", state.prefix_weights},
       {"finished", state.finished},
       {"optimizer", state.optimizer}};
 }
@@ -53,6 +54,8 @@ TrainingState state_from_json(const json& state) {
   state.at("best_recall").get_to(result.best_recall);
   state.at("best_step").get_to(result.best_step);
   state.at("validations_since_best").get_to(result.validations_since_best);
+  // older checkpoints of this version do not have it
+  result.prefix_weights = state.value("prefix_weights", std::vector<double>());
   state.at("finished").get_to(result.finished);
   result.optimizer = state.value("optimizer", result.optimizer);  // there was only one
   return result;

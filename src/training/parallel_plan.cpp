@@ -14,6 +14,10 @@ constexpr int64_t kLibraryBytes = int64_t{1} << 30;
 /// Of checkpoints: weights and both moments, in float32.
 constexpr int64_t kCheckpointElementBytes = 12;
 
+Transformer::Limits model_limits(const PlannedRun& run) {
+  return Trainer::model_limits(run.training, run.parallel, run.world_size, run.level_bounds);
+}
+
 GradientReducer::Options reducer_options(const PlannedRun& run) {
   return Trainer::reducer_options(run.training, run.parallel, run.data_parallel_size());
 }
@@ -117,7 +121,9 @@ class StepTraffic {
     add_grad_norm();
     if (is_sharded() && run_.training.uses_muon()) add_directions();
     if (is_sharded()) add_weights();
-    count_.all_reduce(world_, "the step's figures", run_.training.num_parts() + 3, DType::kFloat64);
+    const int64_t part_sums = 1 + model_.loss_options().num_levels();
+    count_.all_reduce(world_, "the step's figures", run_.training.num_parts() * part_sums + 3,
+                      DType::kFloat64);
     return count_.traffic();
   }
 
@@ -311,10 +317,9 @@ double muon_flops(const PlannedRun& run, const Transformer& model) {
 }  // namespace
 
 Transformer sketch(const PlannedRun& run, int64_t rank) {
-  return Transformer::sketch(
-      run.model, run.vocab_size, run.padded_vocab_size, run.training.model_dtype(),
-      Trainer::model_limits(run.training, run.parallel, run.world_size), run.device,
-      model_share(run.training, run.parallel, rank, run.world_size));
+  return Transformer::sketch(run.model, run.vocab_size, run.padded_vocab_size,
+                             run.training.model_dtype(), model_limits(run), run.device,
+                             model_share(run.training, run.parallel, rank, run.world_size));
 }
 
 MemoryPlan plan_memory(const PlannedRun& run) { return plan_memory(run, sketch(run)); }
@@ -335,9 +340,8 @@ ParallelPlan plan_training(const PlannedRun& run, const std::vector<int64_t>& pa
 }
 
 ParallelPlan plan_training(const PlannedRun& run) {
-  const Transformer::Limits limits =
-      Trainer::model_limits(run.training, run.parallel, run.world_size);
-  return plan_training(run, std::vector<int64_t>(run.parts_per_rank(), limits.max_tokens));
+  return plan_training(run,
+                       std::vector<int64_t>(run.parts_per_rank(), model_limits(run).max_tokens));
 }
 
 StepEstimate estimate_step(const PlannedRun& run, const ParallelPlan& plan,

@@ -1,5 +1,7 @@
 #include "mirabelle/training/train_config.h"
 
+#include <cmath>
+
 #include "mirabelle/core/error.h"
 #include "mirabelle/training/flat_partition.h"
 
@@ -47,6 +49,20 @@ void TrainingConfig::visit(ConfigFields& fields) {
                "Muon: highest learning rate, of the same schedule; 0 = learning_rate");
   fields.field("muon_momentum", muon_momentum, "Muon: decay of the sum of gradients");
   fields.field("max_grad_norm", max_grad_norm, "clip the global gradient norm; 0 = never");
+  fields.field("label_smoothing", label_smoothing,
+               "part of each target's probability that all codes of its level share; reported "
+               "losses are without smoothing and weights");
+  fields.field("level_weights", level_weights,
+               "weight of the loss of each code of a semantic ID (a disambiguation code counts); "
+               "only their ratios matter; [] = all alike");
+  fields.field("prefix_loss", prefix_loss,
+               "none, or adaptive: add the mean losses of an item's first 1, 2, ... codes, with "
+               "weights that follow the worst of them (APAO, Yu et al. 2026)");
+  fields.field("prefix_loss_weight", prefix_loss_weight,
+               "of that, beside the sum of an item's losses");
+  fields.field("prefix_adaptation_rate", prefix_adaptation_rate,
+               "how fast the weights follow: after every step each is multiplied by exp(rate * the "
+               "prefix's loss), then all are scaled to a sum of 1");
   fields.field("log_every_steps", log_every_steps, "steps between lines of metrics.jsonl");
   fields.field("validation_every_steps", validation_every_steps, "0 = never");
   fields.field("validation_users", validation_users, "users of a validation during training");
@@ -92,6 +108,22 @@ void TrainingConfig::check() const {
   MIRABELLE_CHECK_USAGE(weight_decay >= 0 && max_grad_norm >= 0 && max_wall_seconds >= 0,
                         "training.weight_decay, max_grad_norm and max_wall_seconds must not be "
                         "negative");
+  MIRABELLE_CHECK_USAGE(label_smoothing >= 0 && label_smoothing < 1,
+                        "training.label_smoothing must be from 0 to below 1, is ", label_smoothing);
+  double sum_of_weights = 0;
+  for (const double weight : level_weights) {
+    MIRABELLE_CHECK_USAGE(weight >= 0, "training.level_weights must not be negative, got ", weight);
+    sum_of_weights += weight;
+  }
+  MIRABELLE_CHECK_USAGE(
+      level_weights.empty() || (sum_of_weights > 0 && std::isfinite(sum_of_weights)),
+      "training.level_weights must be finite, and not all 0");
+  MIRABELLE_CHECK_USAGE(prefix_loss == "none" || prefix_loss == "adaptive",
+                        "training.prefix_loss must be none or adaptive, not '", prefix_loss, "'");
+  MIRABELLE_CHECK_USAGE(prefix_loss_weight >= 0 && std::isfinite(prefix_loss_weight) &&
+                            prefix_adaptation_rate >= 0 && std::isfinite(prefix_adaptation_rate),
+                        "wanted training.prefix_loss_weight and prefix_adaptation_rate >= 0, got ",
+                        prefix_loss_weight, " and ", prefix_adaptation_rate);
   MIRABELLE_CHECK_USAGE(warmup_steps >= 0 && log_every_steps > 0 && validation_every_steps >= 0 &&
                             validation_users > 0 && validation_beam_size >= 10 &&
                             early_stop_patience >= 0 && checkpoint_every_steps >= 0 &&

@@ -14,6 +14,7 @@
 #include "mirabelle/core/progress.h"
 #include "mirabelle/core/table.h"
 #include "mirabelle/kernels/reduce.h"
+#include "mirabelle/training/level_weights.h"
 #include "mirabelle/training/lr_schedule.h"
 #include "mirabelle/training/replica_check.h"
 
@@ -82,8 +83,11 @@ Trainer::Trainer(const TrainingConfig& config, const ParallelConfig& parallel, T
       ranks_(ranks),
       validate_(std::move(validate)),
       stream_(model.device(), config.reproducible),
-      batches_(model.device(), model_limits(config, parallel, ranks.world().size()).max_tokens,
-               config.max_sequence_tokens, model.layout().share().token_multiple()),
+      batches_(
+          model.device(),
+          model_limits(config, parallel, ranks.world().size(), model.loss_options().level_bounds)
+              .max_tokens,
+          config.max_sequence_tokens, model.layout().share().token_multiple()),
       micro_step_(model, config.cuda_graph),
       partition_(partition_of(parallel, model.layout(), model.dtype(), ranks.data().size(),
                               ranks.data().rank())),
@@ -93,7 +97,7 @@ Trainer::Trainer(const TrainingConfig& config, const ParallelConfig& parallel, T
       optimizer_(model.layout(), partition_, reducer_, config, model.dtype(), model.device(),
                  norm_group(parallel, ranks)),
       writer_(ranks.world(), model.layout(), partition_.owned_ranges(), std::move(tokenizer_file)),
-      part_losses_({parts_per_rank()}, DType::kFloat64, model.device()),
+      part_losses_({parts_per_rank(), 1 + num_levels()}, DType::kFloat64, model.device()),
       start_(now_seconds()) {
   const Buffer values({model.layout().num_elements()}, wide(model.dtype()));
   initialize_weights(values.view(), model.layout(), model.config(), config.seed);
@@ -101,7 +105,8 @@ Trainer::Trainer(const TrainingConfig& config, const ParallelConfig& parallel, T
 }
 
 Transformer::Limits Trainer::model_limits(const TrainingConfig& config,
-                                          const ParallelConfig& parallel, int64_t world_size) {
+                                          const ParallelConfig& parallel, int64_t world_size,
+                                          const std::vector<int32_t>& level_bounds) {
   const int64_t multiple = model_share(config, parallel, 0, world_size).token_multiple();
   const int64_t data_parallel_size = world_size / parallel.tensor_parallel_size;
   MIRABELLE_CHECK_USAGE(config.num_parts() % data_parallel_size == 0,
@@ -114,6 +119,12 @@ Transformer::Limits Trainer::model_limits(const TrainingConfig& config,
   limits.recompute = config.model_recompute();
   limits.gradients = GradientReducer::storage(reducer_options(config, parallel, data_parallel_size),
                                               data_parallel_size);
+  limits.loss = {level_bounds, config.label_smoothing, config.weighs_levels()};
+  const auto num_weights = static_cast<int64_t>(config.level_weights.size());
+  MIRABELLE_CHECK_USAGE(num_weights == 0 || num_weights == limits.loss.num_levels(),
+                        "training.level_weights has ", num_weights,
+                        " weights, the tokenizer's semantic IDs have ", limits.loss.num_levels(),
+                        " levels (a disambiguation code counts)");
   return limits;
 }
 
@@ -159,7 +170,7 @@ void Trainer::run_parts(const BatchLoader::Step& step) {
       hooks.weights_needed = [this](int64_t region) { gatherer_.wait_for(region, stream_); };
     }
     micro_step_.run(batches_.pop(stream_), hooks, stream_);
-    copy(part_losses_.view().rows(part, part + 1), model_.loss_sum(), stream_);
+    copy(part_losses_.view().slice(part), model_.loss_sums(), stream_);
   }
   reducer_.finish(stream_);
 }
@@ -177,6 +188,9 @@ Trainer::StepResult Trainer::train_step(double learning_rate) {
   loaded_.reset();
   model_.begin_step(1.0 / static_cast<double>(step.num_tokens), static_cast<uint64_t>(config_.seed),
                     state_.step, stream_);
+  if (config_.weighs_levels()) {
+    model_.set_level_weights(level_weights(config_, num_levels(), state_.prefix_weights), stream_);
+  }
   run_parts(step);
   update_weights(learning_rate);
   cursor_ = loader_.cursor();
@@ -192,17 +206,20 @@ Trainer::StepResult Trainer::train_step(double learning_rate) {
 /// What all ranks must know of a step. The parts' losses are added in their order, wherever they
 /// were computed.
 Trainer::StepResult Trainer::collect(const BatchLoader::Step& step) {
-  const int64_t num_parts = config_.num_parts();
-  std::vector<double> losses(parts_per_rank()), sums(num_parts + 3);
+  const int64_t num_parts = config_.num_parts(), part_sums = 1 + num_levels();
+  std::vector<double> losses(parts_per_rank() * part_sums), sums(num_parts * part_sums + 3);
   double grad_squares = 0;
-  copy(view_of(losses), part_losses_.view(), stream_);
+  copy(view_of(losses), part_losses_.view().reshaped({part_losses_.view().num_elements()}),
+       stream_);
   copy(view_of(&grad_squares, {1}), optimizer_.grad_squares(), stream_);
   stream_.synchronize();
-  double& flops = sums[num_parts];
-  double& out_of_time = sums[num_parts + 1];
-  double& num_written = sums[num_parts + 2];
+  double* const figures = sums.data() + num_parts * part_sums;
+  double& flops = figures[0];
+  double& out_of_time = figures[1];
+  double& num_written = figures[2];
   if (ranks_.tensor().rank() == 0) {
-    std::copy(losses.begin(), losses.end(), sums.begin() + ranks_.data().rank() * parts_per_rank());
+    std::copy(losses.begin(), losses.end(),
+              sums.begin() + ranks_.data().rank() * parts_per_rank() * part_sums);
     for (const BatchLoader::Part& part : step.parts) {
       flops += model_.training_flops(sequence_lengths(part));
     }
@@ -211,8 +228,16 @@ Trainer::StepResult Trainer::collect(const BatchLoader::Step& step) {
   num_written = writer_.is_pending() && writer_.is_written();
   ranks_.world().all_reduce(view_of(sums), ReduceOp::kSum, stream_);
   StepResult result;
-  for (int64_t part = 0; part < num_parts; ++part) result.loss += sums[part];
-  result.loss /= static_cast<double>(step.num_tokens);
+  const auto sum_of_parts = [&](int64_t i) {
+    double sum = 0;
+    for (int64_t part = 0; part < num_parts; ++part) sum += sums[part * part_sums + i];
+    return sum;
+  };
+  result.loss = sum_of_parts(0) / static_cast<double>(step.num_tokens);
+  for (int64_t level = 0; level < num_levels(); ++level) {
+    const int64_t num_targets = step.num_tokens / num_levels();
+    result.loss_per_level.push_back(sum_of_parts(1 + level) / static_cast<double>(num_targets));
+  }
   result.grad_norm = std::sqrt(grad_squares);
   result.flops = flops;
   result.out_of_time = out_of_time > 0;
@@ -302,6 +327,10 @@ json Trainer::run(const std::string& config_text) {
     state_.step_seconds += result.seconds;
     state_.seconds = seconds_before_start_ + now_seconds() - start_;
     state_.loss = result.loss;
+    if (config_.adapts_prefixes()) {
+      state_.prefix_weights = adapted_prefix_weights(
+          std::move(state_.prefix_weights), result.loss_per_level, config_.prefix_adaptation_rate);
+    }
     if (result.checkpoint_is_written) commit_checkpoint();
     if (state_.step % config_.log_every_steps == 0 || state_.step == 1 ||
         state_.step == config_.max_steps) {
@@ -365,6 +394,11 @@ void Trainer::load_checkpoint(const fs::path& folder) {
   MIRABELLE_CHECK_USAGE(state_.optimizer == config_.optimizer, folder.string(),
                         ": has the state of training.optimizer ", state_.optimizer, ", with which ",
                         config_.optimizer, " cannot go on");
+  if (!config_.adapts_prefixes()) state_.prefix_weights.clear();
+  const auto num_weights = static_cast<int64_t>(state_.prefix_weights.size());
+  MIRABELLE_CHECK_DATA(num_weights == 0 || num_weights == num_levels(), folder.string(), " has ",
+                       num_weights, " prefix weights, the semantic IDs have ", num_levels(),
+                       " levels");
   const Shape flat = {model_.layout().num_elements()};
   const Buffer weights(flat, DType::kFloat32), exp_avg(flat, DType::kFloat32),
       exp_avg_sq(flat, DType::kFloat32);
@@ -450,14 +484,17 @@ void Trainer::compare_replicas() {
 
 void Trainer::log_step(const StepResult& result, double learning_rate) {
   if (ranks_.world().rank() != 0) return;
-  log_metrics({{"step", state_.step},
+  json line = {{"step", state_.step},
                {"loss", result.loss},
                {"learning_rate", learning_rate},
                {"grad_norm", result.grad_norm},
                {"tokens", state_.tokens},
                {"tokens_per_second", static_cast<double>(result.tokens) / result.seconds},
                {"seconds", state_.seconds},
-               {"epoch", state_.cursor.epoch}});
+               {"epoch", state_.cursor.epoch}};
+  if (num_levels() > 0) line["loss_per_level"] = result.loss_per_level;
+  if (config_.adapts_prefixes()) line["prefix_weights"] = state_.prefix_weights;
+  log_metrics(line);
 }
 
 /// nlohmann::json writes the shortest decimal that reads back to the same double; the loss is

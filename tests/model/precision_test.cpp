@@ -51,10 +51,12 @@ class ModelPrecisionTest : public ::testing::TestWithParam<Case> {
     return config;
   }
 
-  static Transformer make_model(DType dtype, Device device) {
-    return Transformer(config(), kVocab, 256, dtype, {kMaxTokens, kMaxTokens, /*training=*/true},
-                       device);
+  static Transformer make_model(DType dtype, Device device, const LossOptions& loss = {}) {
+    Transformer::Limits limits = {kMaxTokens, kMaxTokens, /*training=*/true};
+    limits.loss = loss;
+    return Transformer(config(), kVocab, 256, dtype, limits, device);
   }
+  static LossOptions all_loss_options() { return {{1, 64, 65, kVocab}, 0.1, true}; }
 
   /// The same random weights, as the backend's dtype holds them, in both models.
   void set_weights(const Transformer& expected, const Transformer& actual) {
@@ -95,11 +97,31 @@ TEST_P(ModelPrecisionTest, LossAndGradientsAreThoseInFloat64) {
   EXPECT_EQ(to_doubles(actual.gradients()), gradients);
 }
 
+TEST_P(ModelPrecisionTest, WeightedSmoothedLossesAndTheirGradientsAreThoseInFloat64) {
+  Transformer expected = make_model(DType::kFloat64, Device::kCpu, all_loss_options());
+  Transformer actual = make_model(backend_.dtype, backend_.device, all_loss_options());
+  set_weights(expected, actual);
+  const TinyBatch batch({1, 7, 64, 65, 150}, kVocab, 3);
+  BatchQueue batches(backend_.device, kMaxTokens, /*max_sequence_tokens=*/200);
+  batches.push(batch.view());
+  const auto run = [&](Transformer& model, const PackedBatch& view, const Stream& stream) {
+    model.begin_step(0.01, 5, 11, stream);
+    model.set_level_weights({0.5, 4, 1.25}, stream);
+    model.forward_backward(view, {}, stream);
+  };
+  run(expected, batch.view(), Stream());
+  run(actual, batches.pop(stream_), stream_);
+  expect_near(to_doubles(actual.loss_sums()), to_doubles(expected.loss_sums()), backend_.tolerance,
+              "loss_sums");
+  EXPECT_LT(relative_error(to_doubles(actual.gradients()), to_doubles(expected.gradients())),
+            10 * backend_.tolerance);
+}
+
 // On a GPU the first pass of a shape runs kernel by kernel, the second is recorded, the third only
 // launched.
 TEST_P(ModelPrecisionTest, ARecordedMicroStepGivesTheSameBits) {
   Transformer expected = make_model(DType::kFloat64, Device::kCpu);
-  Transformer actual = make_model(backend_.dtype, backend_.device);
+  Transformer actual = make_model(backend_.dtype, backend_.device, all_loss_options());
   set_weights(expected, actual);
   const TinyBatch batches[] = {TinyBatch({1, 7, 64, 65, 150}, kVocab, 3),
                                TinyBatch({30, 90}, kVocab, 4)};
@@ -109,12 +131,13 @@ TEST_P(ModelPrecisionTest, ARecordedMicroStepGivesTheSameBits) {
     std::vector<std::vector<double>> results;
     for (int64_t step = 0; step < 4; ++step) {
       actual.begin_step(1.0 / static_cast<double>(step + 1), 5, step, stream_);
+      actual.set_level_weights({1.0 + static_cast<double>(step), 1, 0.5}, stream_);
       for (const TinyBatch& batch : batches) {
         queue.push(batch.view());
         micro_step.run(queue.pop(stream_), {}, stream_);
       }
       results.push_back(to_doubles(actual.gradients()));
-      results.back().push_back(to_doubles(actual.loss_sum())[0]);
+      for (const double sum : to_doubles(actual.loss_sums())) results.back().push_back(sum);
     }
     return results;
   };

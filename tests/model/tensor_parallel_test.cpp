@@ -34,11 +34,11 @@ class TensorParallelTest : public ::testing::TestWithParam<Case> {
  protected:
   TensorParallelTest() : world_(make_mpi_communicator()), self_(make_self_communicator()) {}
 
-  static TransformerConfig config() {
+  static TransformerConfig config(double dropout = 0.3) {
     TransformerConfig config = testing::tiny_config();
     config.num_kv_heads = GetParam().num_kv_heads;
     config.tie_embeddings = GetParam().tie_embeddings;
-    config.dropout = 0.3;
+    config.dropout = dropout;
     return config;
   }
   /// Of all ranks, or of this one by itself.
@@ -52,9 +52,10 @@ class TensorParallelTest : public ::testing::TestWithParam<Case> {
     return share;
   }
   Transformer make_model(const Communicator& group, DType dtype, bool reproducible,
-                         bool training = true) const {
-    Transformer model(config(), kVocab, kPaddedVocab, dtype,
-                      {40, 40, training, GetParam().recompute, GradientStorage::kPerPass},
+                         bool training = true, const LossOptions& loss = {},
+                         double dropout = 0.3) const {
+    Transformer model(config(dropout), kVocab, kPaddedVocab, dtype,
+                      {40, 40, training, GetParam().recompute, GradientStorage::kPerPass, loss},
                       Device::kCpu, share(group, reproducible), &group);
     // float32 numbers in any dtype, so that the models are the same
     std::vector<float> values(model.layout().num_elements());
@@ -81,34 +82,13 @@ class TensorParallelTest : public ::testing::TestWithParam<Case> {
                ? assemble(model.layout(), model.gradients().as<float>(), group)
                : assemble(model.layout(), model.gradients().as<double>(), group);
   }
-  /// The same on all ranks, so that they come to one verdict.
-  int64_t largest(int64_t value) const {
-    world_->all_reduce(view_of(&value, {1}), ReduceOp::kMax, Stream());
-    return value;
-  }
-  static double norm_of_difference(const LogicalTensors& a, const LogicalTensors& b) {
-    double squares = 0;
-    for (const auto& [name, tensor] : a) {
-      const std::vector<double>& other = b.at(name);
-      for (size_t i = 0; i < tensor.size(); ++i) {
-        squares += (tensor[i] - other[i]) * (tensor[i] - other[i]);
-      }
-    }
-    return std::sqrt(squares);
-  }
-
-  std::unique_ptr<Communicator> world_, self_;
-};
-
-TEST_P(TensorParallelTest, GradientsMatchFiniteDifferencesInFloat64) {
-  for (const bool reproducible : {false, true}) {
-    Transformer model = make_model(*world_, DType::kFloat64, reproducible);
-    const TinyBatch tokens = batch();
-    total_loss(model, tokens);
+  /// Compares the model's gradients, of a pass that was just done, with central differences of
+  /// loss(), which is collective: some elements of every tensor.
+  template <typename Loss>
+  void expect_gradients_of(Transformer& model, Loss loss) const {
     const std::vector<double> gradient(
         model.gradients().as<double>(),
         model.gradients().as<double>() + model.gradients().num_elements());
-    const ModelShare& mine = model.layout().share();
     double* weights = model.weights().as<double>();
     double largest_gradient = 0;
     // Element k of every logical tensor is moved wherever a rank or shard holds it.
@@ -133,18 +113,106 @@ TEST_P(TensorParallelTest, GradientsMatchFiniteDifferencesInFloat64) {
         const double h = 1e-5;
         const auto loss_at = [&](double shift) {
           for (int64_t place : places) weights[place] += shift;
-          const double loss = total_loss(model, tokens);
+          const double value = loss();
           for (int64_t place : places) weights[place] -= shift;
-          return loss;
+          return value;
         };
         const double slope = (loss_at(h) - loss_at(-h)) / (2 * h);
         EXPECT_NEAR(tensor[element], slope, 2e-7 * (1 + std::abs(tensor[element])))
-            << name << " element " << element << " of " << mine.num_shards << " shards";
+            << name << " element " << element << " of " << model.layout().share().num_shards
+            << " shards";
         for (int64_t place : places) EXPECT_EQ(gradient[place], tensor[element]) << name;
         largest_gradient = std::max(largest_gradient, std::abs(slope));
       }
     }
     EXPECT_GT(largest_gradient, 0.1);
+  }
+  /// log softmax of all rows, by row.
+  static std::vector<double> log_probabilities(Transformer& model, const TinyBatch& batch) {
+    const auto num_tokens = static_cast<int64_t>(batch.tokens.size());
+    const Buffer gathered({num_tokens, model.config().hidden_size}, DType::kFloat64);
+    const TensorView hidden = model.tensor_parallel().gather_tokens(
+        gathered.view(), model.forward(batch.view(), Stream()), Stream());
+    Arena sizes(Device::kCpu);
+    model.plan_logit_shards(sizes, num_tokens, DType::kFloat64);
+    Arena memory(sizes.bytes_used(), Device::kCpu);
+    std::vector<double> rows(num_tokens * kVocab);
+    model.logits(view_of(rows.data(), {num_tokens, kVocab}), hidden,
+                 model.plan_logit_shards(memory, num_tokens, DType::kFloat64), Stream());
+    for (int64_t row = 0; row < num_tokens; ++row) {
+      double sum = 0;
+      for (int64_t i = 0; i < kVocab; ++i) sum += std::exp(rows[row * kVocab + i]);
+      for (int64_t i = 0; i < kVocab; ++i) rows[row * kVocab + i] -= std::log(sum);
+    }
+    return rows;
+  }
+  /// The same on all ranks, so that they come to one verdict.
+  int64_t largest(int64_t value) const {
+    world_->all_reduce(view_of(&value, {1}), ReduceOp::kMax, Stream());
+    return value;
+  }
+  static double norm_of_difference(const LogicalTensors& a, const LogicalTensors& b) {
+    double squares = 0;
+    for (const auto& [name, tensor] : a) {
+      const std::vector<double>& other = b.at(name);
+      for (size_t i = 0; i < tensor.size(); ++i) {
+        squares += (tensor[i] - other[i]) * (tensor[i] - other[i]);
+      }
+    }
+    return std::sqrt(squares);
+  }
+
+  std::unique_ptr<Communicator> world_, self_;
+};
+
+TEST_P(TensorParallelTest, GradientsMatchFiniteDifferencesInFloat64) {
+  for (const bool reproducible : {false, true}) {
+    Transformer model = make_model(*world_, DType::kFloat64, reproducible);
+    const TinyBatch tokens = batch();
+    total_loss(model, tokens);
+    expect_gradients_of(model, [&] { return total_loss(model, tokens); });
+  }
+}
+
+TEST_P(TensorParallelTest, GradientsOfWeightedSmoothedLossesMatchFiniteDifferencesInFloat64) {
+  const std::vector<int32_t> bounds = {1, 7, 10, kVocab};  // token 0 is of no level
+  const std::vector<double> weights = {0.5, 2, 1.25};
+  const double smoothing = 0.2;
+  TinyBatch tokens = batch();
+  tokens.targets[3] = -1;
+  for (const bool reproducible : {false, true}) {
+    Transformer model = make_model(*world_, DType::kFloat64, reproducible, true,
+                                   {bounds, smoothing, true}, /*dropout=*/0);
+    std::vector<double> plain(4);  // over all targets, then by level
+    const auto objective = [&] {
+      const std::vector<double> rows = log_probabilities(model, tokens);
+      double total = 0;
+      plain.assign(4, 0);
+      for (size_t row = 0; row < tokens.targets.size(); ++row) {
+        const int32_t target = tokens.targets[row];
+        if (target < 0) continue;
+        const double loss = -rows[row * kVocab + target];
+        plain[0] += loss;
+        if (target == 0) {
+          total += loss;
+          continue;
+        }
+        const int level = target < 7 ? 0 : target < 10 ? 1 : 2;
+        plain[1 + level] += loss;
+        double mean = 0;  // over the level
+        for (int32_t i = bounds[level]; i < bounds[level + 1]; ++i) mean -= rows[row * kVocab + i];
+        mean /= bounds[level + 1] - bounds[level];
+        total += weights[level] * ((1 - smoothing) * loss + smoothing * mean);
+      }
+      return total;
+    };
+    model.set_level_weights(weights, Stream());
+    total_loss(model, tokens);
+    const double* sums = model.loss_sums().as<double>();
+    const std::vector<double> reported(sums, sums + 4);
+    expect_gradients_of(model, objective);
+    objective();
+    for (int i = 0; i < 4; ++i) EXPECT_NEAR(reported[i], plain[i], 1e-10) << i;
   }
 }
 

@@ -42,6 +42,7 @@ TEST(SemanticIdsTest, LaysTheLevelsOutAfterTheSpecialToken) {
   EXPECT_EQ(ids.bos_token(), 0);
   EXPECT_EQ(ids.level_begin(0), 1);
   EXPECT_EQ(ids.level_begin(1), 5);
+  EXPECT_EQ(ids.level_bounds(), (std::vector<int32_t>{1, 5, 8}));
   EXPECT_EQ(ids.vocab_size(), 8);
   EXPECT_EQ(ids.padded_vocab_size(), 512);
   EXPECT_EQ(ids.token(0, 0), 4);

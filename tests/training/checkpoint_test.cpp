@@ -37,6 +37,7 @@ class CheckpointTest : public ::testing::Test {
     state_.seconds = 1.0 / 3;
     state_.best_ndcg = 0.1;
     state_.best_recall = 0.2;
+    state_.prefix_weights = {0.1, 1.0 / 3, 1 - 0.1 - 1.0 / 3};
     state_.best_step = 8;
   }
 
@@ -110,6 +111,7 @@ TEST_F(CheckpointTest, GivesBackEveryBit) {
   EXPECT_EQ(state.seconds, 1.0 / 3);
   EXPECT_EQ(state.best_ndcg, 0.1);
   EXPECT_EQ(state.best_recall, 0.2);
+  EXPECT_EQ(state.prefix_weights, state_.prefix_weights);
   EXPECT_EQ(state.best_step, 8);
   EXPECT_FALSE(state.finished);
   EXPECT_EQ(read_checkpoint_config(folder), "a: 1\n");

@@ -28,15 +28,20 @@ struct Layout {
   const char* recompute = "none";
   DType dtype = DType::kFloat32;
   std::string optimizer = "adamw";
+  bool weighs_levels = false;  // items are two codes, and the loss has all its options
 
   int num_ranks() const { return static_cast<int>(tensor * data); }
+  /// The run that it must be the same as.
+  Layout on_one_rank() const {
+    return {.dtype = dtype, .optimizer = optimizer, .weighs_levels = weighs_levels};
+  }
   std::string name() const {
     std::ostringstream text;
     text << "tensor" << tensor << "_data" << data << "_zero" << zero_stage
          << (sequence_parallel ? "_sequence_parallel" : "")
          << (std::string(recompute) == "none" ? "" : std::string("_recompute_") + recompute)
          << (dtype == DType::kFloat32 ? "" : std::string("_") + to_string(dtype))
-         << (optimizer == "adamw" ? "" : "_" + optimizer);
+         << (optimizer == "adamw" ? "" : "_" + optimizer) << (weighs_levels ? "_levels" : "");
     return text.str();
   }
 };
@@ -44,7 +49,7 @@ void PrintTo(const Layout& layout, std::ostream* out) { *out << layout.name(); }
 
 /// What a training leaves, as seen by one rank that holds everything.
 struct Outcome {
-  std::vector<std::string> losses;  ///< with all digits, by step
+  std::vector<std::string> losses;  ///< with all digits, by step; in all, then those of levels
   std::vector<float> weights, exp_avg, exp_avg_sq;
 };
 
@@ -67,7 +72,11 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
       write_tiny_corpus(path_ / "corpus", 150, kItems, 1);
       for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
         for (const char* optimizer : {"adamw", "muon"}) {
-          expected_[{dtype, optimizer}] = train_alone({.dtype = dtype, .optimizer = optimizer});
+          for (const bool weighs_levels : {false, true}) {
+            const Layout alone = {
+                .dtype = dtype, .optimizer = optimizer, .weighs_levels = weighs_levels};
+            expected_[alone.name()] = train_alone(alone);
+          }
         }
       }
     }
@@ -104,6 +113,13 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
     config.reproducible = true;
     config.recompute = layout.recompute;
     config.optimizer = layout.optimizer;
+    if (layout.weighs_levels) {
+      config.label_smoothing = 0.1;
+      config.level_weights = {3, 1};
+      config.prefix_loss = "adaptive";
+      config.prefix_loss_weight = 0.7;
+      config.prefix_adaptation_rate = 0.3;
+    }
     return config;
   }
   static ParallelConfig parallel_config(const Layout& layout) {
@@ -114,6 +130,19 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
     return config;
   }
 
+  /// An item is one token, or the codes item / 6 and item % 6.
+  static TokenTable token_table(bool has_levels) {
+    TokenTable table{0, has_levels ? 2 : 1, {}};
+    for (int32_t item = 0; item < kItems; ++item) {
+      if (has_levels) {
+        table.tokens.insert(table.tokens.end(), {1 + item / 6, 6 + item % 6});
+      } else {
+        table.tokens.push_back(1 + item);
+      }
+    }
+    return table;
+  }
+
   /// Trains from the state in the output folder to `max_steps`. Collective over `group`.
   static void train(const Communicator& group, const Layout& layout, const std::string& output,
                     int64_t max_steps, bool reproducible = true) {
@@ -121,12 +150,14 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
     config.reproducible = reproducible;
     const ParallelConfig parallel = parallel_config(layout);
     const ParallelContext ranks(group, layout.tensor);
-    TokenTable tokens{0, 1, {}};
-    for (int32_t item = 0; item < kItems; ++item) tokens.tokens.push_back(1 + item);
+    const TokenTable tokens = token_table(layout.weighs_levels);
+    const std::vector<int32_t> level_bounds =
+        layout.weighs_levels ? std::vector<int32_t>{1, 6, 12} : std::vector<int32_t>{};
     const Corpus corpus(path_ / "corpus");
     Transformer model(model_config(), kItems + 1, kPaddedVocab, layout.dtype,
-                      Trainer::model_limits(config, parallel, group.size()), Device::kCpu,
-                      model_share(config, parallel, group.rank(), group.size()), &ranks.tensor());
+                      Trainer::model_limits(config, parallel, group.size(), level_bounds),
+                      Device::kCpu, model_share(config, parallel, group.rank(), group.size()),
+                      &ranks.tensor());
     BatchLoader loader(corpus, tokens,
                        {.part_tokens = config.micro_batch_tokens,
                         .parts_per_step = config.num_parts(),
@@ -142,6 +173,10 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
     for (std::string line; std::getline(metrics, line);) {
       const size_t begin = line.find("\"loss\":");
       outcome.losses.push_back(line.substr(begin, line.find(',', begin) - begin));
+      const json entry = json::parse(line);
+      for (const char* name : {"loss_per_level", "prefix_weights"}) {
+        if (entry.contains(name)) outcome.losses.back() += " " + entry[name].dump();
+      }
     }
     const ParameterLayout layout(model_config(), kPaddedVocab);
     for (auto* values : {&outcome.weights, &outcome.exp_avg, &outcome.exp_avg_sq}) {
@@ -178,8 +213,8 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
   static inline std::unique_ptr<Communicator> world_, self_;
   static inline std::unique_ptr<testing::TemporaryFolder> folder_;
   static inline fs::path path_;
-  /// By dtype and optimizer, on rank 0. Weights are the master weights.
-  static inline std::map<std::pair<DType, std::string>, Outcome> expected_;
+  /// By name of the layout, on rank 0. Weights are the master weights.
+  static inline std::map<std::string, Outcome> expected_;
 };
 
 TEST_P(LayoutTest, TrainsToTheBitsOfOneRank) {
@@ -187,7 +222,7 @@ TEST_P(LayoutTest, TrainsToTheBitsOfOneRank) {
   if (const auto group = group_of(GetParam())) train(*group, GetParam(), output, kSteps);
   world_->barrier();
   if (world_->rank() != 0) return;
-  const Outcome& expected = expected_[{GetParam().dtype, GetParam().optimizer}];
+  const Outcome& expected = expected_[GetParam().on_one_rank().name()];
   ASSERT_EQ(expected.losses.size(), kSteps);
   expect_same_bits(read(output, kSteps), expected);
 }
@@ -219,6 +254,12 @@ std::vector<Layout> all_layouts() {
     layout.optimizer = "muon";
     layouts.push_back(layout);
   }
+  for (Layout layout : {Layout{1, 4, 2}, Layout{2, 2, 1}, Layout{4, 2, 2, true, "block"},
+                        Layout{2, 1, 0, true, "attention", DType::kBFloat16},
+                        Layout{2, 4, 2, false, "none", DType::kFloat32, "muon"}}) {
+    layout.weighs_levels = true;
+    layouts.push_back(layout);
+  }
   return layouts;
 }
 INSTANTIATE_TEST_SUITE_P(Layouts, LayoutTest, ::testing::ValuesIn(all_layouts()),
@@ -230,12 +271,13 @@ class ResumeTest : public LayoutTest {};
 TEST_P(ResumeTest, GoesOnInAnyLayoutAsIfItHadNotStopped) {
   constexpr int64_t kStop = 4, kEnd = kStop + 20;
   const std::string output = "stopped_" + GetParam().name(), all = "all_" + GetParam().name();
-  const std::string optimizer = GetParam().optimizer;
-  const Layout writer = {.tensor = 2, .data = 2, .zero_stage = 2, .optimizer = optimizer};
+  const Layout alone = GetParam().on_one_rank();
+  Layout writer = alone;
+  writer.tensor = writer.data = writer.zero_stage = 2;
   if (const auto group = group_of(writer)) train(*group, writer, output, kStop);
   world_->barrier();
   if (world_->rank() == 0) {
-    train(*self_, {.optimizer = optimizer}, all, kEnd);
+    train(*self_, alone, all, kEnd);
     // a finished run of kStop steps, seen as an unfinished one of kEnd
     const fs::path manifest = checkpoint_folder(path_ / output, kStop) / "manifest.json";
     json edited = json::parse(read_text_file(manifest));
@@ -248,12 +290,13 @@ TEST_P(ResumeTest, GoesOnInAnyLayoutAsIfItHadNotStopped) {
   if (world_->rank() == 0) expect_same_bits(read(output, kEnd), read(all, kEnd));
 }
 
-INSTANTIATE_TEST_SUITE_P(Layouts, ResumeTest,
-                         ::testing::Values(Layout{1, 1, 0}, Layout{4, 1, 0, true}, Layout{1, 4, 1},
-                                           Layout{2, 2, 2},
-                                           Layout{.tensor = 4, .data = 2, .optimizer = "muon"},
-                                           Layout{.data = 8, .zero_stage = 1, .optimizer = "muon"}),
-                         [](const auto& info) { return info.param.name(); });
+INSTANTIATE_TEST_SUITE_P(
+    Layouts, ResumeTest,
+    ::testing::Values(Layout{1, 1, 0}, Layout{4, 1, 0, true}, Layout{1, 4, 1}, Layout{2, 2, 2},
+                      Layout{.tensor = 4, .data = 2, .optimizer = "muon"},
+                      Layout{.data = 8, .zero_stage = 1, .optimizer = "muon"},
+                      Layout{4, 2, 1, true, "block", DType::kFloat32, "adamw", true}),
+    [](const auto& info) { return info.param.name(); });
 
 }  // namespace
 }  // namespace mirabelle

@@ -94,6 +94,22 @@ TEST(ParallelPlanTest, OfDataParallelRanks) {
           {{"world", "all_reduce", "the step's figures", Overlap::kNone}, {1, 3 * 11 * 8}}}));
 }
 
+TEST(ParallelPlanTest, EveryPartHasALossForEachLevel) {
+  PlannedRun run = small_run(4);
+  run.level_bounds = {1, 40, 80, 100};
+  EXPECT_EQ(traffic_of(run).at({"world", "all_reduce", "the step's figures", Overlap::kNone}),
+            Sent(1, 3 * (8 * 4 + 3) * 8));
+  const int64_t activations = memory_of(run).at("activations");
+  run.training.label_smoothing = 0.1;
+  EXPECT_EQ(memory_of(run).at("activations"), activations);
+  run.training.level_weights = {3, 2, 1};  // then every row has a weight
+  EXPECT_EQ(memory_of(run).at("activations"), activations + 256 * 4);
+  expect_error(ErrorKind::kUsage, "training.level_weights has 2 weights", [&] {
+    run.training.level_weights = {3, 2};
+    plan_training(run);
+  });
+}
+
 TEST(ParallelPlanTest, OfShardedGradients) {
   PlannedRun run = small_run(4);
   run.training.dtype = "bfloat16";

@@ -28,6 +28,7 @@ struct Layout {
   const char* dtype = "float32";
   int64_t hidden_size = 64;
   std::string optimizer = "adamw";
+  bool weighs_levels = false;  // items are two codes, and the loss has all its options
 
   int num_ranks() const { return static_cast<int>(tensor * data); }
   std::string name() const {
@@ -35,7 +36,7 @@ struct Layout {
     text << "tensor" << tensor << "_data" << data << "_zero" << zero_stage
          << (sequence_parallel ? "_sequence_parallel" : "") << (reproducible ? "_reproducible" : "")
          << "_recompute_" << recompute << "_" << dtype << "_hidden" << hidden_size
-         << (optimizer == "adamw" ? "" : "_" + optimizer);
+         << (optimizer == "adamw" ? "" : "_" + optimizer) << (weighs_levels ? "_levels" : "");
     return text.str();
   }
 };
@@ -115,6 +116,12 @@ class PlanTest : public ::testing::TestWithParam<Layout> {
     run.model.tie_embeddings = false;
     run.model.dropout = 0.2;
     run.vocab_size = kItems + 1;
+    if (GetParam().weighs_levels) {
+      run.level_bounds = {1, 6, 12};
+      run.training.label_smoothing = 0.1;
+      run.training.level_weights = {3, 1};
+      run.training.prefix_loss = "adaptive";
+    }
     run.padded_vocab_size = 64;
     run.world_size = GetParam().num_ranks();
     run.device = Device::kCpu;
@@ -122,8 +129,15 @@ class PlanTest : public ::testing::TestWithParam<Layout> {
   }
 
   static BatchLoader make_loader(const Corpus& corpus) {
-    TokenTable tokens{0, 1, {}};
-    for (int32_t item = 0; item < kItems; ++item) tokens.tokens.push_back(1 + item);
+    TokenTable tokens{0, GetParam().weighs_levels ? 2 : 1, {}};
+    for (int32_t item = 0; item < kItems; ++item) {
+      if (!GetParam().weighs_levels) {
+        tokens.tokens.push_back(1 + item);
+        continue;
+      }
+      tokens.tokens.push_back(1 + item / 6);
+      tokens.tokens.push_back(6 + item % 6);
+    }
     return BatchLoader(corpus, tokens,
                        {.part_tokens = kPartTokens,
                         .parts_per_step = kParts,
@@ -133,8 +147,8 @@ class PlanTest : public ::testing::TestWithParam<Layout> {
   static Transformer make_model(const PlannedRun& run, const ParallelContext& ranks) {
     return Transformer(
         run.model, run.vocab_size, run.padded_vocab_size, run.training.model_dtype(),
-        Trainer::model_limits(run.training, run.parallel, run.world_size), Device::kCpu,
-        model_share(run.training, run.parallel, ranks.world().rank(), run.world_size),
+        Trainer::model_limits(run.training, run.parallel, run.world_size, run.level_bounds),
+        Device::kCpu, model_share(run.training, run.parallel, ranks.world().rank(), run.world_size),
         &ranks.tensor());
   }
 
@@ -241,6 +255,8 @@ std::vector<Layout> all_layouts() {
   layouts.push_back({1, 2, 1, false, false, "none", "float32", 192, "muon"});
   layouts.push_back({2, 4, 2, false, true, "none", "bfloat16", 64, "muon"});
   layouts.push_back({1, 2, 0, false, false, "none", "float32", 64, "muon"});
+  layouts.push_back({1, 2, 1, false, false, "none", "float32", 64, "adamw", true});
+  layouts.push_back({4, 2, 2, true, true, "block", "bfloat16", 64, "adamw", true});
   return layouts;
 }
 INSTANTIATE_TEST_SUITE_P(Layouts, PlanTest, ::testing::ValuesIn(all_layouts()),
@@ -257,7 +273,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Layout{4, 1, 0, false, true, "none", "float32", 128},
                       Layout{4, 2, 1, true, true, "block", "bfloat16", 128},
                       Layout{1, 1, 0, false, false, "none", "float32", 128, "muon"},
-                      Layout{2, 4, 2, false, false, "none", "bfloat16", 128, "muon"}),
+                      Layout{2, 4, 2, false, false, "none", "bfloat16", 128, "muon"},
+                      Layout{2, 2, 1, true, false, "block", "float32", 128, "adamw", true}),
     [](const auto& info) { return info.param.name(); });
 
 }  // namespace

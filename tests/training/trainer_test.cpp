@@ -62,8 +62,7 @@ class TrainerTest : public ::testing::Test {
     TransformerConfig model_config = testing::tiny_config();
     model_config.dropout = 0.1;
     model_config.initializer_range = 0.02;
-    model_ = std::make_unique<Transformer>(model_config, 12, 64, dtype_,
-                                           Transformer::Limits{64, 64, true});
+    model_ = std::make_unique<Transformer>(model_config, 12, 64, dtype_, limits(config));
     BatchLoader loader(corpus_, tiny_tokens(),
                        {.seed = config.seed,
                         .part_tokens = config.micro_batch_tokens,
@@ -73,6 +72,11 @@ class TrainerTest : public ::testing::Test {
     Trainer trainer(config, ParallelConfig(), *model_, loader, ranks, std::move(validate),
                     tokenizer_file());
     return trainer.run("text: of the configuration\n");
+  }
+
+  /// Of a model of the codes of tiny_tokens().
+  static Transformer::Limits limits(const TrainingConfig& config) {
+    return Trainer::model_limits(config, {}, /*world_size=*/1, {1, 6, 12});
   }
 
   static std::vector<json> metrics(const fs::path& output) {
@@ -185,6 +189,75 @@ TEST_P(TrainerDTypeTest, AResumedRunEqualsAnUninterruptedOneBitByBit) {
   EXPECT_EQ(metrics(output("broken")).size(), metrics(output("whole")).size());
 }
 
+TEST_F(TrainerTest, LogsTheLossOfEachLevel) {
+  const TrainingConfig config = tiny_training(output("run"));
+  run(config);
+  for (const json& line : metrics(output("run"))) {
+    if (!line.contains("loss")) continue;
+    const auto levels = line["loss_per_level"].get<std::vector<double>>();
+    ASSERT_EQ(levels.size(), 2u);
+    EXPECT_NEAR((levels[0] + levels[1]) / 2, line["loss"].get<double>(), 1e-13);  // as many codes
+    EXPECT_NE(levels[0], levels[1]);
+    EXPECT_FALSE(line.contains("prefix_weights"));
+  }
+}
+
+TEST_F(TrainerTest, LearnsOfALevelWhatItsWeightSays) {
+  TrainingConfig config = tiny_training(output("run"));
+  config.max_steps = 60;
+  const auto last_losses = [&](const std::vector<double>& weights) {
+    config.level_weights = weights;
+    run(config);
+    return metrics(output("run")).back()["loss_per_level"].get<std::vector<double>>();
+  };
+  const std::vector<double> both = last_losses({2, 2}), first = last_losses({1, 0});
+  EXPECT_LT(both[0], 0.8 * std::log(12.0));
+  EXPECT_LT(both[1], 0.8 * std::log(12.0));
+  EXPECT_LT(first[0], 0.8 * std::log(12.0));
+  EXPECT_GT(first[1], std::log(12.0));  // unlearnt: the other level's codes take all
+}
+
+TEST_F(TrainerTest, PrefixWeightsFollowTheLossesOfTheSteps) {
+  TrainingConfig config = tiny_training(output("run"));
+  config.prefix_loss = "adaptive";
+  config.prefix_adaptation_rate = 0.25;
+  config.label_smoothing = 0.1;
+  run(config);
+  std::vector<double> w = {0.5, 0.5};
+  for (const json& line : metrics(output("run"))) {
+    if (!line.contains("loss")) continue;
+    const auto losses = line["loss_per_level"].get<std::vector<double>>();
+    w[0] *= std::exp(0.25 * losses[0]);
+    w[1] *= std::exp(0.25 * (losses[0] + losses[1]) / 2);
+    const double sum = w[0] + w[1];
+    for (double& value : w) value /= sum;
+    const auto logged = line["prefix_weights"].get<std::vector<double>>();
+    EXPECT_NEAR(logged[0], w[0], 1e-13);
+    EXPECT_NEAR(logged[1], w[1], 1e-13);
+  }
+  EXPECT_GT(std::abs(w[0] - 0.5), 1e-3);
+  EXPECT_EQ(read_training_state(*newest_checkpoint(output("run"))).prefix_weights,
+            metrics(output("run")).back()["prefix_weights"].get<std::vector<double>>());
+}
+
+TEST_P(TrainerDTypeTest, AResumedRunAdaptsItsPrefixesAsIfItHadNotStopped) {
+  TrainingConfig config = tiny_training(output("whole"));
+  config.label_smoothing = 0.1;
+  config.level_weights = {2, 1};
+  config.prefix_loss = "adaptive";
+  config.prefix_loss_weight = 1;
+  config.prefix_adaptation_rate = 0.5;
+  run(config);
+  config.output = output("limited").string();
+  config.max_wall_seconds = 1e-9;  // one step
+  EXPECT_EQ(run(config)["train_steps"], 1);
+  config.max_wall_seconds = 0;
+  EXPECT_EQ(run(config)["stopped_by"], "max_steps");
+  EXPECT_EQ(losses(output("limited")), losses(output("whole")));
+  EXPECT_EQ(metrics(output("limited")).back()["prefix_weights"],
+            metrics(output("whole")).back()["prefix_weights"]);
+}
+
 TEST_F(TrainerTest, ATimeLimitStopsTheRunAndTheNextOneGoesOn) {
   TrainingConfig config = tiny_training(output("whole"));
   run(config);
@@ -268,10 +341,12 @@ TEST_F(TrainerTest, StopsEarlyWhenValidationNoLongerImproves) {
 }
 
 TEST_F(TrainerTest, TimingStepsChangesNothing) {
-  const TrainingConfig config = tiny_training(output("run"));
+  TrainingConfig config = tiny_training(output("run"));
+  config.prefix_loss = "adaptive";
+  config.prefix_adaptation_rate = 1;
   run(config);
 
-  Transformer model(model_->config(), 12, 64, DType::kFloat32, {64, 64, true});
+  Transformer model(model_->config(), 12, 64, DType::kFloat32, limits(config));
   BatchLoader loader(corpus_, tiny_tokens(),
                      {.seed = config.seed, .part_tokens = 64, .max_sequence_tokens = 20});
   const auto self = make_self_communicator();
@@ -307,6 +382,18 @@ TEST_F(TrainerTest, RefusesPartsThatTheRanksCannotShare) {
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kUsage);
     EXPECT_NE(std::string(error.what()).find("3 parts"), std::string::npos) << error.what();
+  }
+}
+
+TEST_F(TrainerTest, RefusesWeightsOfOtherNumbersOfLevels) {
+  TrainingConfig config = tiny_training(output("run"));
+  config.level_weights = {1, 1, 1};
+  try {
+    limits(config);
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+    EXPECT_NE(std::string(error.what()).find("have 2 levels"), std::string::npos) << error.what();
   }
 }
 
@@ -374,6 +461,12 @@ TEST(TrainingConfigTest, NamesTheFieldThatIsWrong) {
   names("muon_learning_rate", [](TrainingConfig& c) { c.muon_learning_rate = -1; });
   names("muon_momentum", [](TrainingConfig& c) { c.muon_momentum = 1; });
   names("beta1", [](TrainingConfig& c) { c.beta2 = 1; });
+  names("label_smoothing", [](TrainingConfig& c) { c.label_smoothing = 1; });
+  names("level_weights", [](TrainingConfig& c) { c.level_weights = {1, -1}; });
+  names("level_weights", [](TrainingConfig& c) { c.level_weights = {0, 0}; });
+  names("prefix_loss", [](TrainingConfig& c) { c.prefix_loss = "worst"; });
+  names("prefix_loss_weight", [](TrainingConfig& c) { c.prefix_loss_weight = -1; });
+  names("prefix_adaptation_rate", [](TrainingConfig& c) { c.prefix_adaptation_rate = -1; });
   names("weight_decay", [](TrainingConfig& c) { c.weight_decay = -1; });
   names("keep_checkpoints", [](TrainingConfig& c) { c.keep_checkpoints = 0; });
   names("output", [](TrainingConfig& c) { c.output = ""; });

@@ -56,6 +56,8 @@ class SemanticIds {
   int32_t token(int64_t item, int64_t level) const {
     return static_cast<int32_t>(level_begin_[level] + codes_[item * num_levels() + level]);
   }
+  /// [num_levels + 1]: level l has the tokens [level_bounds()[l], level_bounds()[l + 1]).
+  std::vector<int32_t> level_bounds() const;
   int64_t vocab_size() const { return vocab_size_; }                ///< tokens that exist
   int64_t padded_vocab_size() const { return padded_vocab_size_; }  ///< rows that are stored
   std::vector<TokenRange> token_ranges() const;  ///< special tokens, levels, padding

@@ -44,8 +44,9 @@ struct TrainingState {
   double best_recall = -1;  ///< of that validation
   int64_t best_step = -1;
   int64_t validations_since_best = 0;
-  bool finished = false;            ///< nothing is left to do
-  std::string optimizer = "adamw";  ///< of whom exp_avg and exp_avg_sq are
+  std::vector<double> prefix_weights;  ///< see level_weights.h; empty without training.prefix_loss
+  bool finished = false;               ///< nothing is left to do
+  std::string optimizer = "adamw";     ///< of whom exp_avg and exp_avg_sq are
 };
 
 /// Flat float32 arrays in host memory.

@@ -19,6 +19,7 @@ struct PlannedRun {
   TransformerConfig model;
   int64_t vocab_size = 0;
   int64_t padded_vocab_size = 0;
+  std::vector<int32_t> level_bounds = {};  ///< see LossOptions
   int64_t world_size = 1;
   Device device = Device::kCuda;
 

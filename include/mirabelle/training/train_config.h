@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "mirabelle/comm/parallel_config.h"
 #include "mirabelle/core/config_fields.h"
@@ -39,6 +40,12 @@ struct TrainingConfig {
   double muon_momentum = 0.95;
   double max_grad_norm = 1.0;
 
+  double label_smoothing = 0;
+  std::vector<double> level_weights;
+  std::string prefix_loss = "none";
+  double prefix_loss_weight = 0.1;
+  double prefix_adaptation_rate = 1e-3;
+
   int64_t log_every_steps = 20;
   int64_t validation_every_steps = 500;
   int64_t validation_users = 2000;
@@ -55,6 +62,8 @@ struct TrainingConfig {
   bool uses_muon() const { return optimizer == "muon"; }
   DType model_dtype() const { return mirabelle::model_dtype("training.dtype", dtype); }
   Recompute model_recompute() const;
+  bool adapts_prefixes() const { return prefix_loss == "adaptive"; }
+  bool weighs_levels() const { return !level_weights.empty() || adapts_prefixes(); }
 
   void visit(ConfigFields& fields);
   /// Throws a kUsage Error that names the field.

@@ -36,14 +36,18 @@ class Trainer {
   using Validate = std::function<ValidationFigures()>;
 
   /// All references must outlive the trainer. The weights are initialised here, from the seed. The
-  /// model must have the share model_share() of this rank, and gradients as model_limits() says.
+  /// model must have the share model_share() of this rank, and gradients and loss options as
+  /// model_limits() says. If it has levels, the loader's items have a token of each.
   Trainer(const TrainingConfig& config, const ParallelConfig& parallel, Transformer& model,
           BatchLoader& loader, const ParallelContext& ranks, Validate validate,
           std::filesystem::path tokenizer_file);
 
-  /// The limits of a model that is going to be trained so.
+  /// The limits of a model that is going to be trained so. level_bounds: see LossOptions; may be
+  /// empty if no option of the loss needs levels. Throws a kUsage Error that names the field if
+  /// sizes do not fit together.
   static Transformer::Limits model_limits(const TrainingConfig& config,
-                                          const ParallelConfig& parallel, int64_t world_size);
+                                          const ParallelConfig& parallel, int64_t world_size,
+                                          const std::vector<int32_t>& level_bounds = {});
   /// How it sums gradients, and how data-parallel ranks share the flat parameters.
   static GradientReducer::Options reducer_options(const TrainingConfig& config,
                                                   const ParallelConfig& parallel,
@@ -82,7 +86,8 @@ class Trainer {
 
  private:
   struct StepResult {
-    double loss = 0;  ///< mean over the step's targets
+    double loss = 0;                     ///< mean over the step's targets
+    std::vector<double> loss_per_level;  ///< over those of each level
     double grad_norm = 0;
     int64_t tokens = 0;
     double flops = 0;
@@ -93,6 +98,7 @@ class Trainer {
   StepResult train_step(double learning_rate);
   BatchLoader::Step load_step();
   int64_t parts_per_rank() const { return config_.num_parts() / ranks_.data().size(); }
+  int64_t num_levels() const { return model_.loss_options().num_levels(); }
   void run_parts(const BatchLoader::Step& step);
   void update_weights(double learning_rate);
   StepResult collect(const BatchLoader::Step& step);
@@ -123,7 +129,7 @@ class Trainer {
   WeightGatherer gatherer_;
   Optimizer optimizer_;
   CheckpointWriter writer_;
-  Buffer part_losses_;  // [parts_per_rank()] float64
+  Buffer part_losses_;  // [parts_per_rank(), 1 + num_levels] float64: see loss_sums()
   TrainingState state_;
   DataCursor cursor_;                        // of the next step to train on
   std::optional<BatchLoader::Step> loaded_;  // that step, if it was loaded ahead
