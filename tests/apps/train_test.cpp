@@ -89,6 +89,24 @@ TEST_F(TrainProgramTest, LearnsAndEvaluatesOnTwoRanks) {
   EXPECT_LT(result["recall@10"].get<double>(), result["ceiling_recall@10"].get<double>());
 }
 
+TEST_F(TrainProgramTest, EveryLayoutWeighsLossesTheSame) {
+  const std::string train =
+      "mirabelle-train --config tiny.yaml --set training.max_steps=12 --set "
+      "training.validation_every_steps=0 --set training.reproducible=true --set "
+      "training.label_smoothing=0.1 --set training.level_weights=[3,2,1] --set "
+      "training.prefix_loss=adaptive --set training.prefix_adaptation_rate=0.2 ";
+  ASSERT_EQ(run(train + "--set training.output=alone"), 0) << output();
+  ASSERT_EQ(run(train + "--set training.output=grid --set parallel.tensor_parallel_size=2 --set "
+                        "parallel.zero_stage=1",
+                4),
+            0)
+      << output();
+  EXPECT_EQ(losses("grid"), losses("alone"));
+  std::ifstream file(folder / "grid/metrics.jsonl");
+  std::string line;
+  while (std::getline(file, line)) EXPECT_EQ(json::parse(line)["loss_per_level"].size(), 3u);
+}
+
 TEST_F(TrainProgramTest, EveryLayoutTrainsValidatesAndRanksTheSame) {
   const std::string train =
       "mirabelle-train --config tiny.yaml --set training.max_steps=20 --set "
@@ -302,6 +320,8 @@ TEST_F(TrainProgramTest, RefusesWhatCannotBeTrainedInOneLine) {
   refused(
       "--set training.micro_batch_tokens=1000000000 --set training.global_batch_tokens=1000000000",
       2, "where it can have");
+  refused("--set training.level_weights=[1,2]", 2, "semantic IDs have 3 levels");
+  refused("--plan --set training.level_weights=[1,2]", 2, "semantic IDs have 3 levels");
   refused("--set training.dtype=float16", 2, "must be float32 or bfloat16, not 'float16'");
   if (num_cuda_devices() == 0) {
     refused("--set backend=cuda", 2, "backend cuda is wanted, but this machine has no GPU");

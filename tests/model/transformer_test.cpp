@@ -172,6 +172,29 @@ TEST(TransformerTest, RefusesToTrainWithoutGradients) {
   EXPECT_THROW(model.forward_backward(TinyBatch({3}, kVocab, 1).view(), {}, Stream()), Error);
 }
 
+TEST(TransformerTest, RefusesLevelsThatTheVocabularyDoesNotHave) {
+  const auto message = [](const LossOptions& loss) -> std::string {
+    Transformer::Limits limits = {64, 64, /*training=*/true};
+    limits.loss = loss;
+    try {
+      Transformer::sketch(tiny_config(), kVocab, 32, DType::kFloat32, limits, Device::kCpu);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(message({}), "");
+  EXPECT_EQ(message({{1, 5, kVocab}, 0.1, true}), "");
+  for (const std::vector<int32_t>& bounds :
+       std::vector<std::vector<int32_t>>{{1, kVocab + 1}, {-1, 5}, {5, 4}, {5}}) {
+    EXPECT_NE(message({bounds}).find("level_bounds must ascend"), std::string::npos);
+  }
+  EXPECT_NE(message({{}, 0.1}).find("need level_bounds"), std::string::npos);
+  EXPECT_NE(message({{}, 0, true}).find("need level_bounds"), std::string::npos);
+  Transformer model = make_tiny_model(tiny_config(), kVocab, DType::kFloat32);
+  EXPECT_THROW(model.set_level_weights({1, 2}, Stream()), Error);
+}
+
 // --- parameters
 // -----------------------------------------------------------------------------------
 
