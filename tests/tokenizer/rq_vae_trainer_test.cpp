@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <set>
 
 #include "mirabelle/tokenizer/contrastive_loss.h"
@@ -455,17 +454,6 @@ TEST(RqVaeBatchesTest, OfManyItemsRunsOfNeighboursAreRead) {
     runs.insert(begin);
   }
   EXPECT_EQ(runs.size(), 20u);
-}
-
-TEST(CoOccurrencesTest, DrawsPartnersInProportionToTheirWeights) {
-  const CoOccurrences pairs = {{0, 3, 3, 4}, {7, 5, 6, 9}, {4, 3, 1, 0.5f}};
-  std::map<int32_t, int> counts;
-  for (int i = 0; i < 800; ++i) ++counts[pairs.draw(0, (i + 0.5) / 800)];
-  EXPECT_EQ(counts, (std::map<int32_t, int>{{7, 400}, {5, 300}, {6, 100}}));
-  EXPECT_EQ(pairs.draw(0, 0), 7);
-  EXPECT_EQ(pairs.draw(0, std::nextafter(1.0, 0.0)), 6);
-  EXPECT_EQ(pairs.draw(1, 0.5), -1);
-  EXPECT_EQ(pairs.draw(2, 0.999), 9);
 }
 
 TEST(RqVaeErrorsTest, SaysWhatDoesNotFit) {

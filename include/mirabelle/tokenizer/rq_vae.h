@@ -109,12 +109,13 @@ class RqVaePass {
   ///   num_kept [num_rows] int32, from 1 to the number of levels
   void decode(const TensorView& num_kept, const Stream& stream);
 
-  /// Factors of sums over the items: the pass differentiates
-  ///   reconstruction * sum_m reconstruction_weight_m |x_m - x'_m|^2  +  codebook * sum_l |sg[r_l]
-  ///   - e_l|^2
-  ///   + commitment * sum_l |r_l - sg[e_l]|^2  +  what grad_head is the gradient of
-  /// where codes stay as they are, the residuals of the commitment subtract stopped codes, and the
-  /// gradient of q is that of z, straight through or by the rotation trick.
+  /// Factors of sums over the items. The pass differentiates
+  ///     reconstruction * sum_m reconstruction_weight_m |x_m - x'_m|^2
+  ///   + codebook       * sum_l |sg[r_l] - e_l|^2
+  ///   + commitment     * sum_l |r_l - sg[e_l]|^2
+  ///   + the loss that grad_head is the gradient of
+  /// where sg stops gradients, codes stay as they are, the residuals of the commitment subtract
+  /// stopped codes, and q passes its gradient on to z straight through or by the rotation trick.
   struct LossScales {
     double reconstruction = 0, codebook = 0, commitment = 0;
   };

@@ -23,14 +23,11 @@ struct RqVaeProgress {
 };
 
 /// Trains an RQ-VAE on the items of `rows`, whose columns are the normalised features of `sources`.
-/// A step takes config.batch_items items; epochs go through all of them in a random order, of
-/// single items or, of more than 2^20, of runs of 64 neighbours, so that reading streams. With a
+/// A step of AdamW takes config.batch_items items; epochs go through all of them in a random order,
+/// of single items or, of more than 2^20, of runs of 64 neighbours, so that reading streams. With a
 /// contrastive loss each item of the batch comes with a partner drawn from `pairs`. The partners
-/// take part in that loss only, and where an item has none both do not:
-///
-///   mean over the rows i of -log softmax_j(h_i h_j / temperature)[partner of i],  j != i
-///
-/// over all rows of the global batch (InfoNCE; van den Oord et al. 2018).
+/// take part in that loss only (tokenizer/contrastive_loss.h), and where an item has none both do
+/// not.
 ///
 /// The batch is cut into config.parts neighbouring parts, each of which one rank computes by
 /// itself, and their gradients are added in the tree of Communicator. So weights and reports are
