@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""The tokenizer's parts, one at a time, and what the retrieval model's recall@10 says of them.
+
+  launch/ablate_tokenizer.sh --config configs/beauty/tokenizer_ablation.yaml --data BEAUTY
+
+Every arm of the table below is that configuration with a few keys changed, at the same number of code bits; per seed
+(of tokenizer and model) it builds the tokenizer, trains the model and evaluates its best checkpoint on the test
+split. Writes docs/tokenizer_ablation/DATASET.json and draws docs/tokenizer_ablation.md from all of these:
+
+  unique           share of the items with codes of their own, before collisions are resolved
+  partners near    recall@10 of the items met together, ranked by the codes they share (training data)
+  agreement        adjusted Rand index of the first level's groups, mean over pairs of seeds: 1 = the same groups
+  recall@10        of the retrieval model, mean and standard deviation over the seeds
+  against SID-v2   mean difference, with a paired bootstrap 95 % interval over users
+
+Runs that are done are not repeated, so an interrupted ablation goes on where it stopped.
+"""
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from experiment import ROOT, Experiments
+from reproduce import import_corpus, machine
+
+sys.path.append(str(ROOT / "data_tools"))
+from compare_predictions import compare  # noqa: E402
+
+EQUAL = {"tokenizer.levels": [256, 256, 256]}  # as many bits as the configuration's [512, 256, 128]
+REFERENCE = "SID-v2"
+ARMS = {
+    "residual k-means": {"tokenizer.kind": "residual_kmeans", **EQUAL},
+    "residual k-means, with co-occurrence features": {"tokenizer.kind": "residual_kmeans",
+                                                      "tokenizer.co_occurrence_dim": 128, **EQUAL},
+    "plain RQ-VAE": {**EQUAL, "rq_vae.progressive_masking": False, "rq_vae.contrastive_weight": 0},
+    REFERENCE: {},
+    "SID-v2 without multi-resolution": EQUAL,
+    "SID-v2 without progressive masking": {"rq_vae.progressive_masking": False},
+    "SID-v2 without the second source": {"tokenizer.features": None},  # the first of the configuration's
+    "SID-v2 without co-occurrence": {"rq_vae.contrastive_weight": 0},
+    "SID-v2 with the rotation trick": {"rq_vae.gradient_estimator": "rotation"},
+}
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=ROOT / "configs/beauty/tokenizer_ablation.yaml")
+    parser.add_argument("--data", type=Path, help="folder of the data set, imported if its corpus is missing")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="NAME",
+                        help="only these: " + "; ".join(ARMS))
+    parser.add_argument("--ranks", type=int, default=2)
+    return parser.parse_args()
+
+
+def first_source(config):
+    from reproduce import setting
+    return [setting(config, "tokenizer.features").strip("[]").split(",")[0].strip()]
+
+
+class Ablation:
+    def __init__(self, config, ranks):
+        self.config = config
+        self.name = config.parent.name
+        self.experiments = Experiments(ROOT / "runs/tokenizer_ablation", ranks)
+
+    def folder(self, arm, seed):
+        return f"{self.name}-{arm.replace(' ', '_').replace(',', '')}-{seed}"
+
+    def run(self, arm, seed):
+        values = {**ARMS[arm], "tokenizer.seed": seed, "training.seed": seed}
+        if "tokenizer.features" in values:
+            values["tokenizer.features"] = first_source(self.config)
+        result = self.experiments.run(self.folder(arm, seed), self.config, values, "test")
+        print(f"{arm}, seed {seed}: unique {result['tokenizer']['unique_items']:.3f}, "
+              f"recall@10 {result['recall@10']:.4f}, {result['minutes']:.1f} minutes", flush=True)
+        return result
+
+    def predictions(self, arm, seeds):
+        return [self.experiments.runs / self.folder(arm, seed) / "test_predictions.jsonl" for seed in seeds]
+
+    def agreement(self, results):
+        """Mean over pairs of seeds, of the first level."""
+        values = []
+        for a, b in itertools.combinations([result["tokenizer"]["file"] for result in results], 2):
+            output = self.experiments.runs / "agreement.json"
+            subprocess.run([self.experiments.programs / "mirabelle-tokenizer-build", "--compare", a, b, "--json", output],
+                           check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+            values.append(json.loads(output.read_text())["agreement"][0])
+        return statistics.mean(values) if values else None
+
+    def row(self, arm, results, seeds, reference):
+        reports = [result["tokenizer"] for result in results]
+        recalls = [result["recall@10"] for result in results]
+        values = {"arm": arm, "bits": sum(level["size"].bit_length() - 1 for level in reports[0]["levels"]),
+                  "unique": statistics.mean(report["unique_items"] for report in reports),
+                  "prefix_recall@10": statistics.mean(report["prefix_recall"]["recall@10"] for report in reports),
+                  "agreement": self.agreement(results), "recall@10": statistics.mean(recalls),
+                  "recall@10_deviation": statistics.stdev(recalls) if len(recalls) > 1 else 0.0}
+        if reference and arm != REFERENCE:
+            against = compare(self.predictions(arm, seeds), self.predictions(REFERENCE, seeds))["recall@10"]
+            values["difference"] = {key: against[key] for key in ("difference", "low", "high")}
+        return values
+
+
+def percent(value):
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def draw(folder):
+    text = ["# What each part of the tokenizer is worth", "",
+            "Drawn by `launch/ablate_tokenizer.sh`, whose `--help` says what the columns mean. The parts are those of PLUM's SID-v2;",
+            "the last column is the change of recall@10 with a paired bootstrap 95 % interval over the users: an interval that",
+            "contains 0 means that the part made no difference that these users could show.", ""]
+    for path in sorted(folder.glob("*.json")):
+        study = json.loads(path.read_text())
+        text += [f"## {study['dataset']}", "",
+                 f"Test split, hash `{study['split_hash'][:12]}`; seeds {', '.join(map(str, study['seeds']))}; {study['machine']}; "
+                 f"`{study['config']}`.", "",
+                 "| tokenizer | bits | unique | partners near | agreement | recall@10 | against SID-v2 |",
+                 "| --- | --- | --- | --- | --- | --- | --- |"]
+        for row in study["rows"]:
+            difference = row.get("difference")
+            text.append(f"| {row['arm']} | {row['bits']} | {percent(row['unique'])} | {percent(row['prefix_recall@10'])} | "
+                        + ("–" if row["agreement"] is None else f"{row['agreement']:.3f}")
+                        + f" | {row['recall@10']:.4f} ± {row['recall@10_deviation']:.4f} | "
+                        + ("–" if not difference else
+                           f"{difference['difference']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]") + " |")
+        text.append("")
+    (ROOT / "docs/tokenizer_ablation.md").write_text("\n".join(text))
+
+
+def main():
+    arguments = parse_arguments()
+    config = arguments.config.resolve().relative_to(ROOT)
+    subprocess.run(["launch/build.sh", "cpu", *(f"mirabelle-{name}" for name in
+                                                ("data", "tokenizer-build", "train", "evaluate"))], check=True, cwd=ROOT)
+    import_corpus(config, arguments.data)
+    ablation = Ablation(config, arguments.ranks)
+    results = {arm: [ablation.run(arm, seed) for seed in arguments.seeds] for arm in arguments.arms}
+    rows = [ablation.row(arm, results[arm], arguments.seeds, REFERENCE in results) for arm in arguments.arms]
+    any_result = results[arguments.arms[0]][0]
+    study = {"dataset": any_result["dataset"], "split_hash": any_result["split_hash"], "seeds": arguments.seeds,
+             "machine": machine(), "config": str(config), "rows": rows}
+    folder = ROOT / "docs/tokenizer_ablation"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{study['dataset']}.json").write_text(json.dumps(study, indent=1) + "\n")
+    draw(folder)
+    print("docs/tokenizer_ablation.md")
+
+
+if __name__ == "__main__":
+    main()

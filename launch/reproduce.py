@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""Runs a final configuration with several seeds, on the test split, and updates docs/results.
+
+  launch/reproduce.py configs/beauty/semantic_ids.yaml --data BEAUTY
+  launch/reproduce.py --table                                         # only draws docs/results.md again
+
+Builds and imports what is missing, then for every seed makes the tokenizer, trains, and evaluates the
+checkpoint of best validation NDCG@10 once on the test split, in runs/reproduce (what is there is not run again). Writes docs/results/DATASET_CONFIG.json, and
+of the same split DATASET_popularity.json and DATASET_markov.json; one object each:
+
+  dataset, split, split_hash, model      what was measured; model is the configuration's name
+  recall@5, recall@10, ndcg@5, ndcg@10   means over the seeds
+  NAME_deviation                         sample standard deviation over the seeds, of each of these
+  validation_recall@10, validation_ndcg@10   of the chosen checkpoints, means (users of the validation in training)
+  seeds, steps, minutes                  the seeds, optimizer steps of a run, mean minutes of tokenizer and training
+  machine, ranks, version, config        where, by what, the configuration's path
+
+and from these the table docs/results.md, beside published figures (docs/published_results.json).
+"""
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+from pathlib import Path
+
+from experiment import METRICS, ROOT, Experiments
+
+RESULTS = ROOT / "docs/results"
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", nargs="?", type=Path, help="a configuration in configs/DATASET/")
+    parser.add_argument("--data", type=Path, help="folder of the data set, imported if its corpus is missing")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="only draw docs/results.md from docs/results/*.json")
+    arguments = parser.parse_args()
+    if not arguments.table and not arguments.config:
+        parser.error("which configuration?")
+    return arguments
+
+
+def run(*command):
+    print("+", *command, flush=True)
+    subprocess.run([str(part) for part in command], check=True, cwd=ROOT)
+
+
+def setting(config, key):
+    """The value of `section.key` of a configuration, as text."""
+    printed = subprocess.run([ROOT / "build/cpu/bin/mirabelle-train", "--config", config, "--print-config"], check=True, cwd=ROOT,
+                             capture_output=True, text=True).stdout
+    section, name = key.split(".")
+    block = re.search(rf"^{section}:\n((?: .*\n|\n)*)", printed, re.MULTILINE).group(1)
+    return re.search(rf"^  {name}: *(.*?)(?: +#.*)?$", block, re.MULTILINE).group(1)
+
+
+def machine():
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    return f"{os.cpu_count()} cores, {cpu.group(1) if cpu else 'unknown'}"
+
+
+def deviation(values):
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def row(results, prefix=""):
+    """Means and deviations of the metrics named prefix + METRICS over several results."""
+    values = {name: [result[prefix + name] for result in results] for name in METRICS}
+    return {"dataset": results[0]["dataset"], "split": results[0]["split"], "split_hash": results[0]["split_hash"],
+            **{name: round(statistics.mean(values[name]), 6) for name in METRICS},
+            **{f"{name}_deviation": round(deviation(values[name]), 6) for name in METRICS}}
+
+
+def write_row(model, values):
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{values['dataset']}_{model}.json"
+    path.write_text(json.dumps({"model": model, **values}, indent=1) + "\n")
+    print(f"{path.relative_to(ROOT)}: recall@10 {values['recall@10']:.4f}, NDCG@10 {values['ndcg@10']:.4f}")
+
+
+def import_corpus(config, data):
+    corpus = ROOT / setting(config, "data.corpus")
+    if corpus.exists():
+        return
+    if not data:
+        raise SystemExit(f"{corpus} is missing: --data must name the folder of the data set")
+    run(ROOT / "build/cpu/bin/mirabelle-data", "import", data, "--output", corpus)
+
+
+def reproduce(arguments):
+    config, seeds = arguments.config.resolve().relative_to(ROOT), arguments.seeds
+    run("launch/build.sh", "cpu", *(f"mirabelle-{name}" for name in ("data", "tokenizer-build", "train", "evaluate")))
+    import_corpus(config, arguments.data)
+    experiments = Experiments("runs/reproduce", arguments.ranks)
+    results = []
+    for seed in seeds:
+        name = f"{config.parent.name}-{config.stem}-{seed}"
+        results.append(experiments.run(name, config, {"tokenizer.seed": seed, "training.seed": seed}, "test"))
+        print(f"{name}: recall@10 {results[-1]['recall@10']:.4f}, {results[-1]['minutes']:.1f} minutes", flush=True)
+    chosen = [result["training"] for result in results]
+    common = {"machine": machine(), "ranks": arguments.ranks, "version": results[0]["version"]}
+    write_row(config.stem, {
+        **row(results),
+        **{f"validation_{name}": round(statistics.mean(run[f"best_validation_{name}"] for run in chosen), 6)
+           for name in ("recall@10", "ndcg@10")},
+        "seeds": seeds, "steps": results[0]["train_steps"],
+        "minutes": round(statistics.mean(result["minutes"] for result in results), 1), **common,
+        "config": str(config)})
+    for baseline in ("popularity", "markov"):
+        write_row(baseline, {**row(results[:1], baseline + "_"), "seeds": [], "steps": 0, "minutes": 0, **common})
+
+
+def cell(values, name):
+    spread = values.get(f"{name}_deviation", 0)
+    return f"{values[name]:.4f}" + (f" ± {spread:.4f}" if spread else "") if values.get(name) is not None else "–"
+
+
+def draw_table():
+    rows = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    published = json.loads((ROOT / "docs/published_results.json").read_text())
+    text = ["# Results", "", "Drawn by `launch/reproduce.py --table` from `docs/results/*.json`; how the recipes were found stands in",
+            "[search.md](search.md). Test split, leave-one-out, the whole catalogue, items of the history not recommended again.",
+            "Means over the seeds ± their sample standard deviation.", ""]
+    for dataset in sorted({values["dataset"] for values in rows}):
+        mine = sorted((values for values in rows if values["dataset"] == dataset), key=lambda values: -values["recall@10"])
+        text += [f"## {dataset}", "", f"Split hash `{mine[0]['split_hash'][:12]}`; {mine[0]['machine']}.", "",
+                 "| model | " + " | ".join(METRICS) + " | seeds | steps | minutes |", "| --- " * 8 + "|"]
+        text += [f"| {values['model']} | " + " | ".join(cell(values, name) for name in METRICS) +
+                 f" | {len(values['seeds']) or '–'} | {values['steps'] or '–'} | {values['minutes'] or '–'} |" for values in mine]
+        text += [f"| {values['model']} (published) | " + " | ".join(cell(values, name) for name in METRICS) + " | | | |"
+                 for values in published if values["dataset"] == dataset]
+        text.append("")
+    (ROOT / "docs/results.md").write_text("\n".join(text))
+    print("docs/results.md")
+
+
+if __name__ == "__main__":
+    arguments = parse_arguments()
+    if not arguments.table:
+        reproduce(arguments)
+    draw_table()
