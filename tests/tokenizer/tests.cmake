@@ -27,3 +27,5 @@ mirabelle_test(collisions_test SOURCES tokenizer/collisions_test.cpp
                LIBS mirabelle_tokenizer RANKS 1 2 3)
 mirabelle_test(code_order_test SOURCES tokenizer/code_order_test.cpp LIBS mirabelle_tokenizer)
 mirabelle_test(code_quality_test SOURCES tokenizer/code_quality_test.cpp LIBS mirabelle_tokenizer)
+mirabelle_test(tokenizer_ranks_test SOURCES tokenizer/tokenizer_ranks_test.cpp
+               LIBS mirabelle_tokenizer RANKS 1 2 4)
