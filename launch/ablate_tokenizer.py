@@ -75,7 +75,7 @@ class Ablation:
         if "tokenizer.features" in values:
             values["tokenizer.features"] = first_source(self.config)
         result = self.experiments.run(self.folder(arm, seed), self.config, values, "test")
-        print(f"{arm}, seed {seed}: unique {result['tokenizer']['unique_items']:.3f}, "
+        print(f"{arm}, seed {seed}: unique {result['tokenizer']['unique_nearest']:.3f}, "
               f"recall@10 {result['recall@10']:.4f}, {result['minutes']:.1f} minutes", flush=True)
         return result
 
@@ -96,7 +96,7 @@ class Ablation:
         reports = [result["tokenizer"] for result in results]
         recalls = [result["recall@10"] for result in results]
         values = {"arm": arm, "bits": sum(level["size"].bit_length() - 1 for level in reports[0]["levels"]),
-                  "unique": statistics.mean(report["unique_items"] for report in reports),
+                  "unique": statistics.mean(report["unique_nearest"] for report in reports),
                   "prefix_recall@10": statistics.mean(report["prefix_recall"]["recall@10"] for report in reports),
                   "agreement": self.agreement(results), "recall@10": statistics.mean(recalls),
                   "recall@10_deviation": statistics.stdev(recalls) if len(recalls) > 1 else 0.0}

@@ -94,6 +94,14 @@ SemanticIds ids_by_rule(const TokenizerConfig& config, const Corpus& corpus,
   return numbered_ids(level_sizes, {codes, num_levels});
 }
 
+/// Fraction of items whose codes are theirs alone.
+double unique_share(const CodeRows& codes) {
+  int64_t unique = 0;
+  for_each_group(codes, codes.num_levels,
+                 [&](std::span<const int32_t> items) { unique += items.size() == 1; });
+  return static_cast<double>(unique) / static_cast<double>(codes.num_items());
+}
+
 /// Of two tables of codes; only last codes differ.
 int64_t num_changed(const std::vector<int32_t>& before, const std::vector<int32_t>& after) {
   int64_t count = 0;
@@ -220,6 +228,7 @@ TokenizerFile build_tokenizer(const Corpus& corpus, const TokenizerRecipe& recip
                   {fit.levels.codebooks.back(), residuals, config.batch_items}, communicator);
   nlohmann::json report = tokenizer_report(tokenizer.ids, num_levels, fit.levels.errors);
   report["collision_rule"] = config.collisions;
+  report["unique_nearest"] = unique_share({nearest, num_levels});
   report["moved_items"] = num_changed(nearest, codes);
   if (fit.rq_vae) report["rq_vae"] = fit.report;
   add_prefix_recall(report, tokenizer.ids, num_levels, pairs);

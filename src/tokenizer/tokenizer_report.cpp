@@ -149,7 +149,9 @@ void print_tokenizer_report(const nlohmann::json& report, std::ostream& out) {
   if (report.value("moved_items", 0) > 0) {
     out << '\n'
         << format_count(report["moved_items"].get<int64_t>())
-        << " items have another last code than the nearest.\n";
+        << " items have another last code than the nearest; "
+        << percent(report.value("unique_nearest", 0.0))
+        << " of all have nearest codes of their own.\n";
   }
   const bool is_numbered = report.contains("disambiguation");
   if (!is_numbered && !report.contains("shared")) return;

@@ -223,6 +223,9 @@ TEST_F(TokenizerBuilderTest, NearestFreeAndBalancedNeedNoFurtherLevel) {
     EXPECT_GE(report["moved_items"], 10);  // two of each three that look alike make room
     EXPECT_LE(report["moved_items"], 30);
     EXPECT_EQ(report["unique_items"], 1.0);
+    config_.collisions = "disambiguation_code";
+    EXPECT_EQ(report["unique_nearest"],
+              nlohmann::json::parse(build(folder_).report)["unique_items"]);
   }
 }
 

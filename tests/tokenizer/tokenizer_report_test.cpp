@@ -66,11 +66,12 @@ TEST(TokenizerReportTest, CountsAndPrintsSharedIds) {
   EXPECT_EQ(report["shared"], nlohmann::json::parse(R"({"ids": 2, "items": 5, "largest": 3})"));
   EXPECT_FALSE(report.contains("disambiguation"));
   report["moved_items"] = 1234;
+  report["unique_nearest"] = 0.625;
   std::ostringstream out;
   print_tokenizer_report(report, out);
   for (const char* part : {"5 items share 2 semantic IDs, at most 3 one",
                            "16.7 % of the items have codes of their own;",
-                           "1,234 items have another last code than the nearest"}) {
+                           "1,234 items have another last code than the nearest; 62.5 % of all"}) {
     EXPECT_NE(out.str().find(part), std::string::npos) << part << " in\n" << out.str();
   }
 }

@@ -35,6 +35,8 @@ namespace mirabelle {
 ///   vocab_size, padded_vocab_size
 /// A build adds
 ///   collision_rule     tokenizer.collisions
+///   unique_nearest     fraction of items whose nearest codes are theirs alone, before the rule
+///                      moves any
 ///   moved_items        items whose last code is not the nearest; the last level's error is of the
 ///                      nearest codes
 ///   prefix_recall      add_prefix_recall
