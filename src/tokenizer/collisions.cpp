@@ -169,7 +169,7 @@ std::vector<double> transport_plan(const float* distances, int64_t n, int64_t si
 
 bool is_collision_rule(const std::string& name) {
   return name == "disambiguation_code" || name == "nearest_free" || name == "balanced" ||
-         name == "shared";
+         name == "shared" || name == "item_code";
 }
 
 ItemRows residuals_before_last(const ItemRows& rows, const std::vector<Codebook>& codebooks,

@@ -122,6 +122,13 @@ SemanticIds extended_ids(const TokenizerFile& old, const Corpus& corpus,
     auto priorities = priorities_of({codes, num_codes}, count_training_events(corpus));
     return SemanticIds(std::move(level_sizes), std::move(codes), std::move(priorities));
   }
+  if (old.collisions == "item_code") {
+    for (int32_t& number : numbers) {
+      if (number < 0) number = static_cast<int32_t>(level_sizes.back()++);
+    }
+    codes = append_level({codes, num_codes}, numbers);
+    return SemanticIds(std::move(level_sizes), std::move(codes));
+  }
   if (old.collisions != "disambiguation_code") {
     const ItemRows items = quantized_rows(old.quantizer, corpus, batch_items);
     const ItemRows residuals = residuals_before_last(items, old.quantizer.codebooks, codes);

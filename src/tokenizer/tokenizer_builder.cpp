@@ -71,6 +71,14 @@ SemanticIds numbered_ids(std::vector<int64_t> level_sizes, const CodeRows& codes
   return SemanticIds(std::move(level_sizes), append_level(codes, numbers));
 }
 
+/// With one more level, of a code for every item.
+SemanticIds ids_with_item_codes(std::vector<int64_t> level_sizes, const CodeRows& codes) {
+  std::vector<int32_t> numbers(codes.num_items());
+  std::iota(numbers.begin(), numbers.end(), 0);
+  level_sizes.push_back(codes.num_items());
+  return SemanticIds(std::move(level_sizes), append_level(codes, numbers));
+}
+
 /// The semantic IDs of items with these codes, of which the rule may move some.
 SemanticIds ids_by_rule(const TokenizerConfig& config, const Corpus& corpus,
                         std::vector<int32_t>& codes, const LastLevel& last,
@@ -84,6 +92,8 @@ SemanticIds ids_by_rule(const TokenizerConfig& config, const Corpus& corpus,
   } else if (config.collisions == "shared") {
     return SemanticIds(level_sizes, codes,
                        priorities_of({codes, num_levels}, count_training_events(corpus)));
+  } else if (config.collisions == "item_code") {
+    return ids_with_item_codes(level_sizes, {codes, num_levels});
   }
   bool all_differ = true;
   for_each_group({codes, num_levels}, num_levels,

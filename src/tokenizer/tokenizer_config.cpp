@@ -46,11 +46,13 @@ void TokenizerConfig::visit(ConfigFields& fields) {
   fields.field("initialization_sample", initialization_sample,
                "items among which the first codebooks are drawn; held in memory");
   fields.field("seed", seed, "of the initialization");
-  fields.field("collisions", collisions,
-               "items with equal codes: 'disambiguation_code' numbers them at one more level; "
-               "'nearest_free' moves all but one to the nearest free code of the last level; "
-               "'balanced' spreads the items of every prefix evenly over the last level's codes; "
-               "'shared' lets them share one semantic ID");
+  fields.field(
+      "collisions", collisions,
+      "items with equal codes: 'disambiguation_code' numbers them at one more level; "
+      "'nearest_free' moves all but one to the nearest free code of the last level; "
+      "'balanced' spreads the items of every prefix evenly over the last level's codes; "
+      "'shared' lets them share one semantic ID; 'item_code' gives every item a code of its "
+      "own at one more level");
   fields.field("balance_temperature", balance_temperature,
                "of 'balanced', in mean squared distances: lower is nearer to the least total "
                "distance, and slower");
@@ -96,7 +98,7 @@ void TokenizerConfig::check() const {
                         initialization_sample);
   MIRABELLE_CHECK_USAGE(is_collision_rule(collisions),
                         "tokenizer.collisions must be 'disambiguation_code', 'nearest_free', "
-                        "'balanced' or 'shared', not '",
+                        "'balanced', 'shared' or 'item_code', not '",
                         collisions, "'");
   MIRABELLE_CHECK_USAGE(balance_temperature > 0 && std::isfinite(balance_temperature),
                         "tokenizer.balance_temperature must be positive, not ",

@@ -298,6 +298,31 @@ TEST_F(TokenizerBuilderTest, AssigningFollowsTheRuleOfTheTokenizer) {
   }
 }
 
+TEST_F(TokenizerBuilderTest, ItemCodesAreALevelOfTheirOwn) {
+  config_.levels = {4, 8};
+  config_.collisions = "item_code";
+  write_items(folder_ / "old", alike(60, 5, "a"));
+  write_items(folder_ / "new", alike(70, 5, "abc"));
+  const auto path = folder_ / "tokenizer.h5";
+  write_tokenizer_file(path, build(folder_ / "old"));
+  const TokenizerFile old = read_tokenizer_file(path);
+  ASSERT_EQ(old.ids.num_levels(), 3);
+  EXPECT_EQ(old.ids.level_size(2), 65);
+  for (int64_t item = 0; item < 65; ++item) EXPECT_EQ(old.ids.codes(item)[2], item);
+
+  // Items 60 .. 69 of the new corpus are new, and so are 75 .. 84.
+  const SemanticIds table = assign(old, folder_ / "new").tokenizer.ids;
+  ASSERT_EQ(table.num_items(), 85);
+  EXPECT_EQ(table.level_size(2), 85);
+  for (int64_t item = 0; item < 85; ++item) {
+    const int64_t number = item < 60 ? item : item < 70 ? item + 5 : item < 75 ? item - 10 : item;
+    EXPECT_EQ(table.codes(item)[2], number) << item;
+  }
+  for (int64_t item = 75; item < 85; ++item) {  // copies have the codes of their originals
+    EXPECT_TRUE(std::ranges::equal(table.codes(item).first(2), table.codes(item % 5).first(2)));
+  }
+}
+
 TEST_F(TokenizerBuilderTest, AssigningSaysWhenNoLastCodeIsFree) {
   config_.levels = {1, 4};
   config_.collisions = "nearest_free";

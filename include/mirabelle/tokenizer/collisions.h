@@ -18,6 +18,8 @@ namespace mirabelle {
 //   balanced             the items of a prefix (all codes but the last) are spread over the last
 //                        level's codes, so that each is used ceil(items / codes) times at most
 //   shared               they keep their codes: several items have one semantic ID
+//   item_code            one more level has a code for every item, so that a model can learn about
+//                        each by itself
 //
 // Where a prefix has more items than the last level has codes, items are left that share their
 // codes after nearest_free and balanced too; then there is a disambiguation code as well.

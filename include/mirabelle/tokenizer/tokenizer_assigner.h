@@ -15,11 +15,12 @@ namespace mirabelle {
 ///   nearest_free, balanced  the nearest free last code (move_to_nearest_free, old items fixed); if
 ///                           there is none, the next free disambiguation code
 ///   shared                  they share the ID; all priorities follow the corpus anew
+///   item_code               new codes, after the last one
 ///
 /// The codebooks do not change. Co-occurrence features of new items are those of items that have
 /// met none. New items are few: rank 0 gives them their nearest codes, on the CPU.
 ///
-/// Of kind item_id new items get new codes, so level and vocabulary grow: a model trained before
+/// Of kind item_id, and by the rule item_code, the last level and the vocabulary grow: a model trained before
 /// knows the new tokens only if they were in its padding, and untrained. For the others the
 /// vocabulary stays as it is, and trained models can be used at once.
 ///
