@@ -8,12 +8,7 @@ namespace mirabelle {
 void adamw_update(const TensorView& parameter, const TensorView& master, const TensorView& exp_avg,
                   const TensorView& exp_avg_sq, const TensorView& grad,
                   const TensorView& grad_squares, const AdamWStep& step, const Stream& stream) {
-  MIRABELLE_CHECK(parameter.shape.rank() == 1, "parameter has shape ", parameter.shape,
-                  ", wanted [n]");
-  const bool needs_master = wide(parameter.dtype) != parameter.dtype;
-  MIRABELLE_CHECK(static_cast<bool>(master) == needs_master, "a ", to_string(parameter.dtype),
-                  " parameter ", needs_master ? "needs a" : "has no", " master copy");
-  if (master) check_wide("master", master, parameter.shape, parameter);
+  check_parameter(parameter, master);
   check_wide("exp_avg", exp_avg, parameter.shape, parameter);
   check_wide("exp_avg_sq", exp_avg_sq, parameter.shape, parameter);
   check_wide("grad", grad, parameter.shape, parameter);

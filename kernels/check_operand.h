@@ -23,7 +23,17 @@ inline void check_wide(const char* name, const TensorView& tensor, const Shape& 
   check_operand(name, tensor, shape, wide_like);
 }
 
-/// The same for index tensors, which are int32 whatever the others are.
+/// What an optimizer updates: flat, with a master copy if its dtype is not wide itself.
+inline void check_parameter(const TensorView& parameter, const TensorView& master) {
+  MIRABELLE_CHECK(parameter.shape.rank() == 1, "parameter has shape ", parameter.shape,
+                  ", wanted [n]");
+  const bool needs_master = wide(parameter.dtype) != parameter.dtype;
+  MIRABELLE_CHECK(static_cast<bool>(master) == needs_master, "a ", to_string(parameter.dtype),
+                  " parameter ", needs_master ? "needs a" : "has no", " master copy");
+  if (master) check_wide("master", master, parameter.shape, parameter);
+}
+
+/// As check_operand, for index tensors, which are int32 whatever the others are.
 inline void check_indices(const char* name, const TensorView& tensor, const Shape& shape,
                           const TensorView& like) {
   MIRABELLE_CHECK(tensor.shape == shape, name, " has shape ", tensor.shape, ", wanted ", shape);

@@ -72,12 +72,7 @@ double muon_scale(int64_t rows, int64_t columns) {
 
 void muon_update(const TensorView& parameter, const TensorView& master, const TensorView& direction,
                  double scale, const MuonStep& step, const Stream& stream) {
-  MIRABELLE_CHECK(parameter.shape.rank() == 1, "parameter has shape ", parameter.shape,
-                  ", wanted [n]");
-  const bool needs_master = wide(parameter.dtype) != parameter.dtype;
-  MIRABELLE_CHECK(static_cast<bool>(master) == needs_master, "a ", to_string(parameter.dtype),
-                  " parameter ", needs_master ? "needs a" : "has no", " master copy");
-  if (master) check_wide("master", master, parameter.shape, parameter);
+  check_parameter(parameter, master);
   check_wide("direction", direction, parameter.shape, parameter);
   dispatch(parameter.device, parameter.dtype, [&]<Device D, typename T>() {
     backend::muon_update<D, T>(parameter.as<T>(), master ? master.as<Wide<T>>() : nullptr,
