@@ -1,6 +1,7 @@
 #include <omp.h>
 
 #include <CLI/CLI.hpp>
+#include <chrono>
 #include <iostream>
 
 #include "mirabelle/config/command_line.h"
@@ -17,8 +18,34 @@
 namespace mirabelle {
 namespace {
 
-TokenizerProgress shown_by(Progress& progress) {
+/// How fast the items went by; in the result for machines.
+struct Throughput {
+  double seconds = 0;  ///< of everything
+  struct Passes {
+    int64_t count = 0;
+    double seconds_per_item = 0;  ///< summed over them
+  };
+  std::vector<Passes> levels;          ///< k-means iterations
+  double rq_vae_items_per_second = 0;  ///< of the newest steps
+
+  void add_to(nlohmann::json& report) const {
+    report["seconds"] = seconds;
+    for (size_t level = 0; level < levels.size(); ++level) {
+      const double count = static_cast<double>(levels[level].count);
+      report["levels"][level]["iterations"] = levels[level].count;
+      report["levels"][level]["items_per_second"] = count / levels[level].seconds_per_item;
+    }
+    if (rq_vae_items_per_second > 0) {
+      report["rq_vae"]["items_per_second"] = rq_vae_items_per_second;
+    }
+  }
+};
+
+TokenizerProgress shown_by(Progress& progress, Throughput& throughput) {
   const auto kmeans = [&](const KMeansProgress& now) {
+    throughput.levels.resize(now.num_levels);
+    ++throughput.levels[now.level].count;
+    throughput.levels[now.level].seconds_per_item += 1 / now.items_per_second;
     progress.update(
         now.level * now.max_iterations + now.iteration + 1, now.num_levels * now.max_iterations,
         "level " + std::to_string(now.level + 1) + "/" + std::to_string(now.num_levels) +
@@ -28,6 +55,7 @@ TokenizerProgress shown_by(Progress& progress) {
             format_count(static_cast<int64_t>(now.items_per_second)) + " items/s");
   };
   const auto rq_vae = [&](const RqVaeProgress& now) {
+    throughput.rq_vae_items_per_second = now.items_per_second;
     progress.update(now.step, now.steps,
                     "reconstruction " + format_number(now.reconstruction, 4) + "  quantization " +
                         format_number(now.quantization, 4) +
@@ -39,7 +67,8 @@ TokenizerProgress shown_by(Progress& progress) {
   return {kmeans, rq_vae};
 }
 
-TokenizerFile build(const Corpus& corpus, const Config& config, const Communicator& world) {
+TokenizerFile build(const Corpus& corpus, const Config& config, const Communicator& world,
+                    Throughput& throughput) {
   const Device device = choose_device(config.backend, world);
   if (world.rank() == 0) {
     spdlog::info("backend {}, {} ranks x {} threads", describe(device), world.size(),
@@ -47,9 +76,13 @@ TokenizerFile build(const Corpus& corpus, const Config& config, const Communicat
   }
   const DeviceCommunicator communicator(world, device, config.parallel, true);
   Progress progress("tokenizer", world.rank() == 0);
-  return build_tokenizer(corpus,
-                         {config.tokenizer, config.rq_vae, config.co_occurrence, to_yaml(config)},
-                         device, communicator.get(), shown_by(progress));
+  const auto start = std::chrono::steady_clock::now();
+  TokenizerFile tokenizer = build_tokenizer(
+      corpus, {config.tokenizer, config.rq_vae, config.co_occurrence, to_yaml(config)}, device,
+      communicator.get(), shown_by(progress, throughput));
+  throughput.seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return tokenizer;
 }
 
 TokenizerFile assign(const Corpus& corpus, const Config& config, const Communicator& world) {
@@ -120,8 +153,9 @@ int run(int argc, char** argv, const Communicator& world) {
                         "data.corpus must name the folder of a corpus (see mirabelle-data import)");
 
   const Corpus corpus(config.data.corpus);
+  Throughput throughput;
   const TokenizerFile tokenizer =
-      assigns ? assign(corpus, config, world) : build(corpus, config, world);
+      assigns ? assign(corpus, config, world) : build(corpus, config, world, throughput);
   if (world.rank() == 0) {
     write_tokenizer_file(config.tokenizer.file, tokenizer);
     nlohmann::json report = nlohmann::json::parse(tokenizer.report);
@@ -130,6 +164,7 @@ int run(int argc, char** argv, const Communicator& world) {
     report["file"] = config.tokenizer.file;
     report["dataset"] = tokenizer.dataset;
     report["kind"] = tokenizer.kind;
+    if (!assigns) throughput.add_to(report);
     command_line.write_result(report);
   }
   world.barrier();

@@ -58,6 +58,28 @@ TEST_F(TokenizerBuildTest, WritesFileTableAndJson) {
   EXPECT_EQ(report["num_items"], 300);
   EXPECT_EQ(report["dataset"], "tiny");
   EXPECT_EQ(report["levels"].size(), 2u);
+  for (const auto& level : report["levels"]) {
+    EXPECT_GE(level["iterations"], 2);
+    EXPECT_GT(level["items_per_second"], 0);
+  }
+  EXPECT_GT(report["seconds"], 0);
+}
+
+TEST_F(TokenizerBuildTest, TrainsAnRqVae) {
+  const std::string json = (folder_ / "report.json").string();
+  const std::string small =
+      " --set tokenizer.kind=rq_vae --set rq_vae.steps=40 --set rq_vae.batch_items=64 --set "
+      "'rq_vae.hidden_sizes=[8]' --set rq_vae.source_size=6 --set rq_vae.codebook_dim=4 --set "
+      "rq_vae.contrastive_weight=0.1";
+  ASSERT_EQ(run(set_corpus() + set_file("t.h5") + small + " --json " + json), 0) << output_;
+  EXPECT_TRUE(said("reconstruction")) << output_;
+  const auto report = nlohmann::json::parse(read_text_file(json));
+  EXPECT_EQ(report["kind"], "rq_vae");
+  EXPECT_EQ(report["rq_vae"]["steps"], 40);
+  EXPECT_GT(report["rq_vae"]["items_per_second"], 0);
+  EXPECT_TRUE(read_tokenizer_file(folder_ / "t.h5").quantizer.rq_vae);
+  EXPECT_EQ(run(set_corpus() + set_file("t.h5") + small + " --set rq_vae.parts=3"), 2);
+  EXPECT_TRUE(said("rq_vae.parts must be a power of two, not 3")) << output_;
 }
 
 TEST_F(TokenizerBuildTest, MakesTheSameFileUnderMpirun) {
