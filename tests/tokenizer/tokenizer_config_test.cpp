@@ -23,7 +23,8 @@ TEST(TokenizerConfigTest, MultiResolutionLevelsTakeThePlaceOfTheLevels) {
 }
 
 TEST(TokenizerConfigTest, CollisionRulesAreKnownByName) {
-  for (const char* rule : {"disambiguation_code", "nearest_free", "balanced", "shared", "item_code"}) {
+  for (const char* rule :
+       {"disambiguation_code", "nearest_free", "balanced", "shared", "item_code"}) {
     TokenizerConfig config;
     config.collisions = rule;
     EXPECT_NO_THROW(config.check()) << rule;

@@ -20,9 +20,9 @@ namespace mirabelle {
 /// The codebooks do not change. Co-occurrence features of new items are those of items that have
 /// met none. New items are few: rank 0 gives them their nearest codes, on the CPU.
 ///
-/// Of kind item_id, and by the rule item_code, the last level and the vocabulary grow: a model trained before
-/// knows the new tokens only if they were in its padding, and untrained. For the others the
-/// vocabulary stays as it is, and trained models can be used at once.
+/// Of kind item_id, and by the rule item_code, the last level and the vocabulary grow: a model
+/// trained before knows the new tokens only if they were in its padding, and untrained. For the
+/// others the vocabulary stays as it is, and trained models can be used at once.
 ///
 /// Throws a kData Error if the corpus lacks an item of the table, if its feature sources differ, or
 /// if an item finds all codes taken, disambiguation codes included; it is named. Collective.
