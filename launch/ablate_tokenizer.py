@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 
 from experiment import ROOT, Experiments
-from reproduce import import_corpus, machine
+from reproduce import import_corpus, machine, setting
 
 sys.path.append(str(ROOT / "data_tools"))
 from compare_predictions import compare  # noqa: E402
@@ -57,7 +57,6 @@ def parse_arguments():
 
 
 def first_source(config):
-    from reproduce import setting
     return [setting(config, "tokenizer.features").strip("[]").split(",")[0].strip()]
 
 

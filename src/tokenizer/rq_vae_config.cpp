@@ -79,4 +79,9 @@ void RqVaeConfig::check() const {
                         contrastive_size);
 }
 
+void RqVaeConfig::check_ranks(int64_t num_ranks) const {
+  MIRABELLE_CHECK_USAGE(parts % num_ranks == 0, "the number of ranks, ", num_ranks,
+                        ", does not divide rq_vae.parts, ", parts);
+}
+
 }  // namespace mirabelle

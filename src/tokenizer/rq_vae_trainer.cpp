@@ -498,8 +498,7 @@ RqVae fit_rq_vae(const ItemRows& rows, const std::vector<FeatureSource>& sources
                  const std::function<void(const RqVaeProgress&)>& on_progress) {
   config.check();
   MIRABELLE_CHECK_DATA(rows.num_items > 0, "there are no items to make semantic IDs for");
-  MIRABELLE_CHECK_USAGE(config.parts % communicator.size() == 0, "the number of ranks, ",
-                        communicator.size(), ", does not divide rq_vae.parts, ", config.parts);
+  config.check_ranks(communicator.size());
   MIRABELLE_CHECK_USAGE(config.contrastive_weight == 0 || pairs,
                         "rq_vae.contrastive_weight wants co-occurrences of items");
   MIRABELLE_CHECK(!pairs || static_cast<int64_t>(pairs->offsets.size()) == rows.num_items + 1,

@@ -79,6 +79,14 @@ SemanticIds ids_with_item_codes(std::vector<int64_t> level_sizes, const CodeRows
   return SemanticIds(std::move(level_sizes), append_level(codes, numbers));
 }
 
+/// Fraction of items whose codes are theirs alone.
+double unique_share(const CodeRows& codes) {
+  int64_t unique = 0;
+  for_each_group(codes, codes.num_levels,
+                 [&](std::span<const int32_t> items) { unique += items.size() == 1; });
+  return static_cast<double>(unique) / static_cast<double>(codes.num_items());
+}
+
 /// The semantic IDs of items with these codes, of which the rule may move some.
 SemanticIds ids_by_rule(const TokenizerConfig& config, const Corpus& corpus,
                         std::vector<int32_t>& codes, const LastLevel& last,
@@ -95,21 +103,10 @@ SemanticIds ids_by_rule(const TokenizerConfig& config, const Corpus& corpus,
   } else if (config.collisions == "item_code") {
     return ids_with_item_codes(level_sizes, {codes, num_levels});
   }
-  bool all_differ = true;
-  for_each_group({codes, num_levels}, num_levels,
-                 [&](std::span<const int32_t> items) { all_differ &= items.size() == 1; });
-  if (all_differ && config.collisions != "disambiguation_code") {
+  if (config.collisions != "disambiguation_code" && unique_share({codes, num_levels}) == 1) {
     return SemanticIds(level_sizes, codes);
   }
   return numbered_ids(level_sizes, {codes, num_levels});
-}
-
-/// Fraction of items whose codes are theirs alone.
-double unique_share(const CodeRows& codes) {
-  int64_t unique = 0;
-  for_each_group(codes, codes.num_levels,
-                 [&](std::span<const int32_t> items) { unique += items.size() == 1; });
-  return static_cast<double>(unique) / static_cast<double>(codes.num_items());
 }
 
 /// Of two tables of codes; only last codes differ.
@@ -201,6 +198,7 @@ TokenizerFile build_tokenizer(const Corpus& corpus, const TokenizerRecipe& recip
   MIRABELLE_CHECK_DATA(corpus.num_items() > 0, "corpus ", corpus.folder().string(),
                        " has no items to make semantic IDs for");
   const TokenizerConfig& config = recipe.tokenizer;
+  if (config.kind == "rq_vae") recipe.rq_vae.check_ranks(communicator.size());
   TokenizerFile tokenizer;
   tokenizer.kind = config.kind;
   tokenizer.dataset = corpus.dataset();

@@ -155,12 +155,17 @@ void print_tokenizer_report(const nlohmann::json& report, std::ostream& out) {
   }
   const bool is_numbered = report.contains("disambiguation");
   if (!is_numbered && !report.contains("shared")) return;
+  const bool has_item_codes = report.value("collision_rule", "") == "item_code";
   out << '\n'
       << percent(report.at("unique_items").get<double>()) << " of the items have codes of their own"
-      << (is_numbered ? " before the disambiguation code; " : "; ")
+      << (has_item_codes ? " before the last level; "
+          : is_numbered  ? " before the disambiguation code; "
+                         : "; ")
       << percent(report.at("distinct_codes").get<double>()) << " different codes per item\n\n";
   print_collisions(report, out);
-  if (is_numbered) {
+  if (has_item_codes) {
+    out << "\nThe last level has a code for every item.\n";
+  } else if (is_numbered) {
     out << "\nThe disambiguation code has " << report["disambiguation"].at("size")
         << " values; the largest group takes " << report["disambiguation"].at("largest") << ".\n";
   } else {

@@ -76,6 +76,18 @@ TEST(TokenizerReportTest, CountsAndPrintsSharedIds) {
   }
 }
 
+TEST(TokenizerReportTest, SaysThatEveryItemHasACodeOfItsOwn) {
+  nlohmann::json report = tokenizer_report(SemanticIds({2, 4}, {0, 0, 0, 1, 0, 2, 1, 3}), 1, {});
+  report["collision_rule"] = "item_code";
+  std::ostringstream out;
+  print_tokenizer_report(report, out);
+  for (const char* part : {"25.0 % of the items have codes of their own before the last level;",
+                           "The last level has a code for every item."}) {
+    EXPECT_NE(out.str().find(part), std::string::npos) << part << " in\n" << out.str();
+  }
+  EXPECT_EQ(out.str().find("disambiguation"), std::string::npos) << out.str();
+}
+
 TEST(TokenizerReportTest, PrintsHowPartnersShareCodes) {
   nlohmann::json report = tokenizer_report(six_items(), 2, {});
   add_prefix_recall(report, six_items(), 2, {{0, 0, 0, 0, 0, 0, 0}, {}, {}});

@@ -35,6 +35,8 @@ struct RqVaeConfig {
   void visit(ConfigFields& fields);
   /// Throws a kUsage Error that names the field.
   void check() const;
+  /// Throws a kUsage Error unless so many ranks can share the parts of a batch evenly.
+  void check_ranks(int64_t num_ranks) const;
 };
 
 }  // namespace mirabelle

@@ -6,6 +6,11 @@
 
 namespace mirabelle {
 
+struct AssignedTokenizer {
+  TokenizerFile tokenizer;
+  int64_t num_new_items = 0;
+};
+
 /// The same tokenizer with a table for the items of `corpus`, in that corpus's order. Items that
 /// the old table has (by the data set's own ID) keep their IDs; the others get codes from the
 /// stored codebooks, and where those are taken, what the tokenizer's rule for collisions gives
@@ -26,10 +31,6 @@ namespace mirabelle {
 ///
 /// Throws a kData Error if the corpus lacks an item of the table, if its feature sources differ, or
 /// if an item finds all codes taken, disambiguation codes included; it is named. Collective.
-struct AssignedTokenizer {
-  TokenizerFile tokenizer;
-  int64_t num_new_items = 0;
-};
 AssignedTokenizer assign_new_items(const TokenizerFile& old, const Corpus& corpus,
                                    int64_t batch_items, const Communicator& communicator);
 
