@@ -15,6 +15,7 @@
 #include "mirabelle/evaluation/beam_search.h"
 #include "mirabelle/evaluation/evaluator.h"
 #include "mirabelle/kernels/matmul.h"
+#include "mirabelle/tokenizer/code_embedding.h"
 #include "mirabelle/training/trainer.h"
 #include "train_plan.h"
 
@@ -41,7 +42,7 @@ struct TrainingRun {
         ranks(communicator.get(), config.parallel.tensor_parallel_size),
         stream(device),
         corpus(config.data.corpus),
-        ids(SemanticIds::read(config.tokenizer.file)),
+        ids(read_ids(config, corpus)),
         memory(plan_memory(config, ids, device, world)),
         model(config.model, ids.vocab_size(), ids.padded_vocab_size(),
               config.training.model_dtype(), limits(config, ids, world.size()), device,
@@ -50,10 +51,15 @@ struct TrainingRun {
         loader(corpus, token_table(ids), loader_options(config)),
         trainer(
             config.training, config.parallel, model, loader, ranks,
-            [this, &config] { return validate(config); }, config.tokenizer.file) {
+            [this, &config] { return validate(config); }, config.tokenizer.file,
+            token_rows(config, corpus, world)) {}
+
+  static SemanticIds read_ids(const Config& config, const Corpus& corpus) {
+    SemanticIds ids = SemanticIds::read(config.tokenizer.file);
     MIRABELLE_CHECK_DATA(ids.num_items() == corpus.num_items(), config.tokenizer.file, " knows ",
                          ids.num_items(), " items, ", config.data.corpus, " has ",
                          corpus.num_items(), "; build the tokenizer on this corpus, or --assign");
+    return ids;
   }
 
   static Transformer::Limits limits(const Config& config, const SemanticIds& ids,
@@ -75,6 +81,18 @@ struct TrainingRun {
     plan.check_fits(available, device,
                     "a lower training.micro_batch_tokens or a smaller model needs less");
     return plan;
+  }
+
+  /// What initialize_weights is given. Collective.
+  static std::vector<float> token_rows(const Config& config, const Corpus& corpus,
+                                       const Communicator& world) {
+    if (config.training.initial_embedding == "random") return {};
+    const std::string& file = config.tokenizer.file;
+    const TokenizerFile tokenizer = read_tokenizer_file(file);
+    const Config built = config_from_yaml(tokenizer.config, file);
+    const TokenizerRecipe recipe{built.tokenizer, built.rq_vae, built.co_occurrence, {}};
+    return code_embedding(corpus, tokenizer, recipe, config.model.hidden_size, config.training.seed,
+                          world);
   }
 
   static BatchLoader::Options loader_options(const Config& config) {

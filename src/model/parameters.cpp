@@ -9,8 +9,20 @@
 namespace mirabelle {
 namespace {
 
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+constexpr const char* kHead = "lm_head.weight";
+
 std::string layer_name(int64_t layer, const char* rest) {
   return "model.layers." + std::to_string(layer) + "." + rest;
+}
+
+/// Which rows [n, row_size] are not 0.
+std::vector<bool> rows_with_values(std::span<const float> rows, int64_t row_size) {
+  std::vector<bool> result;
+  for (auto row = rows.begin(); row != rows.end(); row += row_size) {
+    result.push_back(std::any_of(row, row + row_size, [](float x) { return x != 0; }));
+  }
+  return result;
 }
 
 }  // namespace
@@ -56,12 +68,12 @@ std::vector<LogicalPiece> ParameterLayout::pieces() const {
     return LogicalPiece{name,  {padded_vocab_size_, hidden}, first_token(*this), rows, 0, hidden,
                         offset};
   };
-  std::vector<LogicalPiece> pieces{vocabulary("model.embed_tokens.weight", embedding())};
+  std::vector<LogicalPiece> pieces{vocabulary(kEmbedding, embedding())};
   for (int64_t i = 0; i < config_.num_layers; ++i) add_layer_pieces(i, pieces);
   const int64_t last = norms() + 2 * config_.num_layers * hidden;
   pieces.push_back(
       {"model.norm.weight", {hidden}, 0, hidden, 0, 1, last, share_.tensor_parallel_rank == 0});
-  if (!config_.tie_embeddings) pieces.push_back(vocabulary("lm_head.weight", head()));
+  if (!config_.tie_embeddings) pieces.push_back(vocabulary(kHead, head()));
   return pieces;
 }
 
@@ -219,24 +231,31 @@ TransformerTensors view_tensors(const std::vector<TensorView>& regions,
 }
 
 void initialize_weights(const TensorView& flat, const ParameterLayout& layout,
-                        const TransformerConfig& config, uint64_t seed) {
+                        const TransformerConfig& config, uint64_t seed,
+                        std::span<const float> token_rows) {
   const double deviation = config.initializer_range;
   const double to_residual = deviation / std::sqrt(2.0 * config.num_layers);
+  const std::vector<bool> is_given = rows_with_values(token_rows, config.hidden_size);
   for (const LogicalPiece& piece : layout.pieces()) {
     const bool is_norm = piece.shape.rank() == 1;
     const int64_t all_columns = is_norm ? 1 : piece.shape[1];
     const std::string_view name = piece.name;
+    const bool is_vocabulary = name == kEmbedding || name == kHead;
     const double scale = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight")
                              ? to_residual
                              : deviation;
     const uint64_t key = random_key(seed, "weight " + piece.name);
+    const auto value = [&](int64_t row, int64_t column) {
+      const int64_t element = row * all_columns + column;
+      if (is_norm) return 1.0;
+      const bool is_row_given = is_vocabulary && row < std::ssize(is_given) && is_given[row];
+      return scale * (is_row_given ? token_rows[element] : random_normal(key, element));
+    };
     auto fill = [&](auto* values) {
 #pragma omp parallel for schedule(static)
       for (int64_t i = 0; i < piece.num_elements(); ++i) {
-        const int64_t row = piece.row_begin + i / piece.num_columns;
-        const int64_t column = piece.column_begin + i % piece.num_columns;
-        values[piece.offset + i] =
-            is_norm ? 1 : scale * random_normal(key, row * all_columns + column);
+        values[piece.offset + i] = value(piece.row_begin + i / piece.num_columns,
+                                         piece.column_begin + i % piece.num_columns);
       }
     };
     flat.dtype == DType::kFloat32 ? fill(flat.as<float>()) : fill(flat.as<double>());

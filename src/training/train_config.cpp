@@ -17,6 +17,9 @@ void TrainingConfig::visit(ConfigFields& fields) {
   fields.field("dtype", dtype,
                "of weights and activations: float32, or bfloat16 with float32 master "
                "weights, sums and gradients");
+  fields.field("initial_embedding", initial_embedding,
+               "rows of the codes before training: random, or features: projections of what the "
+               "tokenizer knows of the items that carry a code, so that like codes start alike");
   fields.field("cuda_graph", cuda_graph,
                "on a GPU, launch a micro-batch as one recorded graph; false: kernel by kernel");
   fields.field("reproducible", reproducible,
@@ -90,6 +93,9 @@ void TrainingConfig::check() const {
   MIRABELLE_CHECK_USAGE(max_sequence_tokens > 1 && max_sequence_tokens <= micro_batch_tokens,
                         "training.max_sequence_tokens ", max_sequence_tokens,
                         " must be from 2 to training.micro_batch_tokens ", micro_batch_tokens);
+  MIRABELLE_CHECK_USAGE(initial_embedding == "random" || initial_embedding == "features",
+                        "training.initial_embedding must be random or features, not '",
+                        initial_embedding, "'");
   MIRABELLE_CHECK_USAGE(optimizer == "adamw" || optimizer == "muon",
                         "training.optimizer must be adamw or muon, not '", optimizer, "'");
   MIRABELLE_CHECK_USAGE(

@@ -75,7 +75,7 @@ const Communicator* norm_group(const ParallelConfig& parallel, const ParallelCon
 
 Trainer::Trainer(const TrainingConfig& config, const ParallelConfig& parallel, Transformer& model,
                  BatchLoader& loader, const ParallelContext& ranks, Validate validate,
-                 fs::path tokenizer_file)
+                 fs::path tokenizer_file, std::span<const float> token_rows)
     : config_(config),
       parallel_(parallel),
       model_(model),
@@ -100,7 +100,7 @@ Trainer::Trainer(const TrainingConfig& config, const ParallelConfig& parallel, T
       part_losses_({parts_per_rank(), 1 + num_levels()}, DType::kFloat64, model.device()),
       start_(now_seconds()) {
   const Buffer values({model.layout().num_elements()}, wide(model.dtype()));
-  initialize_weights(values.view(), model.layout(), model.config(), config.seed);
+  initialize_weights(values.view(), model.layout(), model.config(), config.seed, token_rows);
   optimizer_.set_weights(model.weights(), values.view(), stream_);
 }
 

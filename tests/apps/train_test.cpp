@@ -89,12 +89,34 @@ TEST_F(TrainProgramTest, LearnsAndEvaluatesOnTwoRanks) {
   EXPECT_LT(result["recall@10"].get<double>(), result["ceiling_recall@10"].get<double>());
 }
 
-TEST_F(TrainProgramTest, EveryLayoutWeighsLossesTheSame) {
+TEST_F(TrainProgramTest, BeginsWithWhatTheTokenizerKnows) {
+  const std::string train =
+      "mirabelle-train --config tiny.yaml --set training.max_steps=30 --set "
+      "training.validation_every_steps=0 ";
+  ASSERT_EQ(run(train + "--set training.output=random"), 0) << output();
+  ASSERT_EQ(run(train + "--set training.output=features --set training.initial_embedding=features"),
+            0)
+      << output();
+  EXPECT_NE(losses("features").front(), losses("random").front());
+  EXPECT_EQ(run("mirabelle-tokenizer-build --config tiny.yaml --set tokenizer.kind=item_id --set "
+                "tokenizer.file=items.h5"),
+            0)
+      << output();
+  EXPECT_EQ(run("mirabelle-train --config tiny.yaml --set tokenizer.file=items.h5 --set "
+                "training.initial_embedding=features"),
+            2);
+  EXPECT_NE(output().find("needs a tokenizer made of features; this one is of kind item_id"),
+            std::string::npos)
+      << output();
+}
+
+TEST_F(TrainProgramTest, EveryLayoutWeighsLossesAndBeginsTheSame) {
   const std::string train =
       "mirabelle-train --config tiny.yaml --set training.max_steps=12 --set "
       "training.validation_every_steps=0 --set training.reproducible=true --set "
       "training.label_smoothing=0.1 --set training.level_weights=[3,2,1] --set "
-      "training.prefix_loss=adaptive --set training.prefix_adaptation_rate=0.2 ";
+      "training.prefix_loss=adaptive --set training.prefix_adaptation_rate=0.2 --set "
+      "training.initial_embedding=features ";
   ASSERT_EQ(run(train + "--set training.output=alone"), 0) << output();
   ASSERT_EQ(run(train + "--set training.output=grid --set parallel.tensor_parallel_size=2 --set "
                         "parallel.zero_stage=1",

@@ -255,6 +255,39 @@ TEST(ParametersTest, InitialWeightsHaveTheDeviationAskedFor) {
   EXPECT_DOUBLE_EQ(deviation(tensors.final_norm), 1);
 }
 
+TEST(ParametersTest, GivenTokenRowsTakeThePlaceOfRandomOnesInEveryShare) {
+  TransformerConfig config = tiny_config();
+  config.tie_embeddings = false;
+  const int64_t hidden = config.hidden_size;
+  std::vector<float> given(20 * hidden);  // of a vocabulary of 20 tokens, 32 with padding
+  for (int64_t i = 0; i < hidden; ++i) given[3 * hidden + i] = given[17 * hidden + i] = i - 1.5F;
+  for (const int64_t rank : {0, 1}) {
+    ModelShare share;
+    share.tensor_parallel_size = share.num_shards = 2;
+    share.tensor_parallel_rank = rank;
+    const ParameterLayout layout(config, 32, share);
+    const Buffer random({layout.num_elements()}, DType::kFloat32);
+    const Buffer mixed({layout.num_elements()}, DType::kFloat32);
+    initialize_weights(random.view(), layout, config, 7);
+    initialize_weights(mixed.view(), layout, config, 7, given);
+    int64_t num_rows = 0;
+    for (const LogicalPiece& piece : layout.pieces()) {
+      const bool is_vocabulary =
+          piece.name == "model.embed_tokens.weight" || piece.name == "lm_head.weight";
+      for (int64_t i = 0; i < piece.num_elements(); ++i) {
+        const int64_t token = piece.row_begin + i / piece.num_columns, column = i % hidden;
+        const bool is_given = is_vocabulary && (token == 3 || token == 17);
+        const float expected = is_given
+                                   ? static_cast<float>(config.initializer_range * (column - 1.5))
+                                   : random.view().as<float>()[piece.offset + i];
+        ASSERT_FLOAT_EQ(mixed.view().as<float>()[piece.offset + i], expected) << piece.name;
+        num_rows += is_given && column == 0;
+      }
+    }
+    EXPECT_EQ(num_rows, 2);  // one of them in each share, of embedding and head
+  }
+}
+
 // --- decoder
 // --------------------------------------------------------------------------------------
 

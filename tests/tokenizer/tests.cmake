@@ -23,6 +23,8 @@ mirabelle_test(co_occurrence_test SOURCES tokenizer/co_occurrence_test.cpp
                LIBS mirabelle_tokenizer RANKS 1 2 4)
 mirabelle_test(co_occurrence_embedding_test SOURCES tokenizer/co_occurrence_embedding_test.cpp
                LIBS mirabelle_tokenizer)
+mirabelle_test(code_embedding_test SOURCES tokenizer/code_embedding_test.cpp
+               LIBS mirabelle_tokenizer RANKS 1 2)
 mirabelle_test(collisions_test SOURCES tokenizer/collisions_test.cpp
                LIBS mirabelle_tokenizer RANKS 1 2 3)
 mirabelle_test(code_order_test SOURCES tokenizer/code_order_test.cpp LIBS mirabelle_tokenizer)

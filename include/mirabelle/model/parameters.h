@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -138,7 +139,10 @@ int64_t first_token(const ParameterLayout& layout, int64_t local_shard = 0);
 /// Fills the weights: norms with 1; matrices with normal numbers of deviation initializer_range,
 /// divided by sqrt(2 num_layers) for the two projections that write to the residual stream (Radford
 /// et al. 2019). Element (r, c) of a logical tensor depends on (seed, name, r, c) only.
+/// `token_rows` [vocab_size, hidden_size] may be empty; those of its rows that are not 0, times
+/// initializer_range, take the place of random ones in embedding and head.
 void initialize_weights(const TensorView& flat, const ParameterLayout& layout,
-                        const TransformerConfig& config, uint64_t seed);
+                        const TransformerConfig& config, uint64_t seed,
+                        std::span<const float> token_rows = {});
 
 }  // namespace mirabelle

@@ -35,12 +35,13 @@ class Trainer {
   /// empty: then nothing is validated.
   using Validate = std::function<ValidationFigures()>;
 
-  /// All references must outlive the trainer. The weights are initialised here, from the seed. The
-  /// model must have the share model_share() of this rank, and gradients and loss options as
-  /// model_limits() says. If it has levels, the loader's items have a token of each.
+  /// All references must outlive the trainer. The weights are initialised here, from the seed and
+  /// `token_rows` (see initialize_weights). The model must have the share model_share() of this
+  /// rank, and gradients and loss options as model_limits() says. If it has levels, the loader's
+  /// items have a token of each.
   Trainer(const TrainingConfig& config, const ParallelConfig& parallel, Transformer& model,
           BatchLoader& loader, const ParallelContext& ranks, Validate validate,
-          std::filesystem::path tokenizer_file);
+          std::filesystem::path tokenizer_file, std::span<const float> token_rows = {});
 
   /// The limits of a model that is going to be trained so. level_bounds: see LossOptions; may be
   /// empty if no option of the loss needs levels. Throws a kUsage Error that names the field if
