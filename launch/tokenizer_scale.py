@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How fast, and in how much memory, a large catalogue becomes semantic IDs.
 
-  launch/tokenizer_scale.py --items 10000000 --output /data/scale [--kind residual_kmeans]
+  launch/tokenizer_scale.py --items 10000000 --output /data/scale
 
 Draws a synthetic catalogue with two feature sources of --dim columns (unless the corpus is there), builds a tokenizer of
 three levels with --iterations k-means iterations each, and measures the rate of matrix products on the same machine
