@@ -9,6 +9,7 @@
 #include "mirabelle/core/random.h"
 #include "mirabelle/kernels/matmul.h"
 #include "mirabelle/tokenizer/co_occurrence_embedding.h"
+#include "mirabelle/tokenizer/residual_kmeans.h"
 
 namespace mirabelle {
 namespace {
@@ -58,8 +59,8 @@ void scale_to_mean_square_1(float* row, int64_t n) {
 std::vector<float> code_embedding(const Corpus& corpus, const TokenizerFile& tokenizer,
                                   const TokenizerRecipe& recipe, int64_t hidden_size, int64_t seed,
                                   const Communicator& communicator) {
-  const FeatureNormalization& normalization = tokenizer.quantizer.normalization;
-  MIRABELLE_CHECK_USAGE(!normalization.sources.empty(),
+  const std::vector<FeatureSource>& sources = tokenizer.quantizer.normalization.sources;
+  MIRABELLE_CHECK_USAGE(!sources.empty(),
                         "training.initial_embedding=features needs a tokenizer made of features; "
                         "this one is of kind ",
                         tokenizer.kind);
@@ -70,8 +71,10 @@ std::vector<float> code_embedding(const Corpus& corpus, const TokenizerFile& tok
         co_occurrence_embedding(count_co_occurrences(corpus, recipe.co_occurrence, communicator),
                                 config.co_occurrence_dim, config.seed, communicator));
   }
+  const ItemRows fused =
+      windowed_rows(fused_rows(corpus, sources, std::move(co_occurrences)), config.batch_items);
   const ItemRows features = normalized_rows(
-      fused_rows(corpus, normalization.sources, std::move(co_occurrences)), normalization);
+      fused, fit_normalization(sources, fused, false, config.batch_items, communicator));
   std::vector<float> rows(tokenizer.ids.vocab_size() * hidden_size);
   if (communicator.rank() == 0) {
     add_items(rows, features, tokenizer.ids, random_projection(features.dim, hidden_size, seed),

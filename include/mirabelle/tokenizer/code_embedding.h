@@ -11,8 +11,9 @@
 namespace mirabelle {
 
 /// A first embedding that knows what the codes stand for, [vocab_size, hidden_size]: codes of
-/// similar items get similar rows. With f_i [feature_dim] the normalised features of item i (the
-/// tokenizer's sources) and P [feature_dim, hidden_size] random and normal, drawn by `seed`,
+/// similar items get similar rows. With f_i [feature_dim] the features of item i (the tokenizer's
+/// sources, every column at mean 0 and one deviation) and P [feature_dim, hidden_size] random and
+/// normal, drawn by `seed`,
 ///
 ///   row(code) = s * sum over the items i that carry the code of P^T f_i
 ///
@@ -20,7 +21,7 @@ namespace mirabelle {
 /// carries, are 0. Features of co-occurrence follow from the corpus' training events by `recipe`,
 /// the one that the tokenizer was built by.
 ///
-/// Rank 0 reads the features and computes; it holds the result and one batch of items
+/// All ranks measure the columns, then rank 0 computes; it holds the result and one batch of items
 /// (recipe.tokenizer.batch_items). The same on every rank, and for any number of them. Throws a
 /// kUsage Error if the tokenizer was not made of features. Collective, on host memory.
 std::vector<float> code_embedding(const Corpus& corpus, const TokenizerFile& tokenizer,
