@@ -16,6 +16,7 @@ split. Writes docs/tokenizer_ablation/DATASET.json and draws docs/tokenizer_abla
 Runs that are done are not repeated, so an interrupted ablation goes on where it stopped.
 """
 import argparse
+import concurrent.futures
 import itertools
 import json
 import statistics
@@ -52,7 +53,8 @@ def parse_arguments():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="NAME",
                         help="only these: " + "; ".join(ARMS))
-    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--ranks", type=int, default=2, help="MPI ranks of a run, with a thread each")
     return parser.parse_args()
 
 
@@ -77,6 +79,15 @@ class Ablation:
         print(f"{arm}, seed {seed}: unique {result['tokenizer']['unique_nearest']:.3f}, "
               f"recall@10 {result['recall@10']:.4f}, {result['minutes']:.1f} minutes", flush=True)
         return result
+
+    def run_all(self, arms, seeds, jobs):
+        """{arm: results by seed}; all arms of the first seed are run first."""
+        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+            runs = {(arm, seed): pool.submit(self.run, arm, seed) for seed in seeds for arm in arms}
+            try:
+                return {arm: [runs[arm, seed].result() for seed in seeds] for arm in arms}
+            finally:
+                pool.shutdown(cancel_futures=True)  # of a run that failed; else all are done
 
     def predictions(self, arm, seeds):
         return [self.experiments.runs / self.folder(arm, seed) / "test_predictions.jsonl" for seed in seeds]
@@ -139,7 +150,7 @@ def main():
                                                 ("data", "tokenizer-build", "train", "evaluate"))], check=True, cwd=ROOT)
     import_corpus(config, arguments.data)
     ablation = Ablation(config, arguments.ranks)
-    results = {arm: [ablation.run(arm, seed) for seed in arguments.seeds] for arm in arguments.arms}
+    results = ablation.run_all(arguments.arms, arguments.seeds, arguments.jobs)
     rows = [ablation.row(arm, results[arm], arguments.seeds, REFERENCE in results) for arm in arguments.arms]
     any_result = results[arguments.arms[0]][0]
     study = {"dataset": any_result["dataset"], "split_hash": any_result["split_hash"], "seeds": arguments.seeds,

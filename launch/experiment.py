@@ -23,7 +23,7 @@ class Experiments:
 
     def __init__(self, runs, ranks=2, threads=1, programs=ROOT / "build/cpu/bin"):
         self.runs, self.ranks, self.threads, self.programs = Path(runs), ranks, threads, Path(programs)
-        self.one_tokenizer = threading.Lock()
+        self.being_built = {}  # the tokenizers' files: locks
 
     def program(self, name, arguments, log):
         command = [ROOT / "launch/mpirun.sh", self.ranks, self.programs / f"mirabelle-{name}", *arguments]
@@ -44,7 +44,7 @@ class Experiments:
         text = json.dumps(chosen) + Path(config).read_text()
         file = self.runs / "tokenizers" / (hashlib.sha256(text.encode()).hexdigest()[:12] + ".h5")
         report = file.with_suffix(".json")
-        with self.one_tokenizer:
+        with self.being_built.setdefault(file, threading.Lock()):
             if not report.exists():
                 settings = as_settings({**chosen, "tokenizer.file": str(file)})
                 self.program("tokenizer-build", ["--config", config, *settings, "--json", report],
