@@ -24,6 +24,7 @@ def parse_arguments():
     parser.add_argument("--dim", type=int, default=256, help="columns of each of the two sources")
     parser.add_argument("--codes", type=int, default=256, help="codes of each of the three levels")
     parser.add_argument("--iterations", type=int, default=5)
+    parser.add_argument("--ranks", type=int, default=2, help="MPI ranks of the build, with a thread each")
     parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args()
 
@@ -42,17 +43,18 @@ def main():
                      "style_dim": arguments.dim}
         settings = [part for key, value in synthetic.items() for part in ("--set", f"synthetic.{key}={value}")]
         run(BIN / "mirabelle-data", "synth", "--output", corpus, *settings)
-    run(BIN / "mirabelle-tokenizer-build", "--set", f"data.corpus={corpus}", "--set", f"tokenizer.file={output}/t.h5",
+    run(ROOT / "launch/mpirun.sh", arguments.ranks, BIN / "mirabelle-tokenizer-build", "--set", f"data.corpus={corpus}", "--set", f"tokenizer.file={output}/t.h5",
         "--set", f"tokenizer.levels={[arguments.codes] * 3}", "--set", f"tokenizer.iterations={arguments.iterations}",
         "--set", "tokenizer.tolerance=0", "--json", report)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # of the largest child, the build or the drawing
     run(BIN / "mirabelle-bench", "kernels", "--set", "backend=cpu", "--json", kernels)
     built, limits = json.loads(report.read_text()), json.loads(kernels.read_text())["limits"]
     flops = 2 * 2 * arguments.dim * arguments.codes
+    rates = [level["items_per_second"] for level in built["levels"]]
     result = {"items": built["num_items"], "columns": 2 * arguments.dim, "codes": arguments.codes,
-              "seconds": built["seconds"], "peak_gib": peak, "limits": limits,
-              "levels": [{"items_per_second": level["items_per_second"],
-                          "flops_per_second": level["items_per_second"] * flops} for level in built["levels"]]}
+              "ranks": arguments.ranks, "seconds": built["seconds"], "peak_gib": peak, "limits": limits,
+              "levels": [{"items_per_second": rate, "fraction_of_products": rate * flops / limits["flops_per_second"]}
+                         for rate in rates]}
     (output / "scale.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 
