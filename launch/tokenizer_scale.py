@@ -53,7 +53,7 @@ def main():
     rates = [level["items_per_second"] for level in built["levels"]]
     result = {"items": built["num_items"], "columns": 2 * arguments.dim, "codes": arguments.codes,
               "ranks": arguments.ranks, "seconds": built["seconds"], "peak_gib": peak, "limits": limits,
-              "levels": [{"items_per_second": rate, "fraction_of_products": rate * flops / limits["flops_per_second"]}
+              "levels": [{"items_per_second": rate, "fraction_of_products": rate * flops / limits["product_flops_per_second"]}
                          for rate in rates]}
     (output / "scale.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
