@@ -42,7 +42,8 @@ ARMS = {
     "SID-v2 without progressive masking": {"rq_vae.progressive_masking": False},
     "SID-v2 without the second source": {"tokenizer.features": None},  # the first of the configuration's
     "SID-v2 without co-occurrence": {"rq_vae.contrastive_weight": 0},
-    "SID-v2 with the rotation trick": {"rq_vae.gradient_estimator": "rotation"},
+    "SID-v2 with co-occurrence features": {"tokenizer.co_occurrence_dim": 128},
+    "SID-v2 with the straight-through estimator": {"rq_vae.gradient_estimator": "straight_through"},
 }
 
 

@@ -83,10 +83,14 @@ struct TrainingRun {
     return plan;
   }
 
-  /// What initialize_weights is given. Collective.
+  /// What initialize_weights is given: nothing if a checkpoint replaces it. Collective.
   static std::vector<float> token_rows(const Config& config, const Corpus& corpus,
                                        const Communicator& world) {
     if (config.training.initial_embedding == "random") return {};
+    const bool may_go_on = config.training.resume && world.rank() == 0;
+    int64_t goes_on = may_go_on && resumable_checkpoint(config.training.output) ? 1 : 0;
+    world.broadcast(view_of(&goes_on, {1}), 0, Stream());
+    if (goes_on) return {};
     const std::string& file = config.tokenizer.file;
     const TokenizerFile tokenizer = read_tokenizer_file(file);
     const Config built = config_from_yaml(tokenizer.config, file);

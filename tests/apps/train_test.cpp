@@ -92,12 +92,20 @@ TEST_F(TrainProgramTest, LearnsAndEvaluatesOnTwoRanks) {
 TEST_F(TrainProgramTest, BeginsWithWhatTheTokenizerKnows) {
   const std::string train =
       "mirabelle-train --config tiny.yaml --set training.max_steps=30 --set "
-      "training.validation_every_steps=0 ";
+      "training.validation_every_steps=0 --set training.checkpoint_every_steps=15 ";
+  const std::string features =
+      "--set training.output=features --set training.initial_embedding=features";
   ASSERT_EQ(run(train + "--set training.output=random"), 0) << output();
-  ASSERT_EQ(run(train + "--set training.output=features --set training.initial_embedding=features"),
-            0)
-      << output();
-  EXPECT_NE(losses("features").front(), losses("random").front());
+  ASSERT_EQ(run(train + features), 0) << output();
+  const std::vector<std::string> whole = losses("features");
+  EXPECT_NE(whole.front(), losses("random").front());
+
+  // A run that goes on has its embedding from the checkpoint.
+  fs::remove_all(folder / "features/checkpoints/step-00000030");
+  fs::remove(folder / "features/summary.json");
+  ASSERT_EQ(run(train + features), 0) << output();
+  EXPECT_NE(output().find("step-00000015"), std::string::npos) << output();
+  EXPECT_EQ(losses("features"), whole);
   EXPECT_EQ(run("mirabelle-tokenizer-build --config tiny.yaml --set tokenizer.kind=item_id --set "
                 "tokenizer.file=items.h5"),
             0)
