@@ -1,14 +1,33 @@
 #include "mirabelle/tokenizer/contrastive_loss.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "mirabelle/core/copy.h"
+#include "mirabelle/core/dispatch.h"
 #include "mirabelle/kernels/contrastive.h"
 #include "mirabelle/kernels/cross_entropy.h"
 #include "mirabelle/kernels/matmul.h"
 #include "mirabelle/kernels/reduce.h"
+#include "mirabelle/kernels/rms_norm.h"
 
 namespace mirabelle {
+namespace {
+
+constexpr double kEpsilon = 1e-12;  // of a mean square: a row of zeros stays one
+
+Buffer constant_row(int64_t size, double value, DType dtype, Device device) {
+  Buffer row({size}, dtype, device);
+  dispatch<float>(Device::kCpu, dtype, [&]<Device, typename T>() {
+    const std::vector<T> values(size, static_cast<T>(value));
+    const Stream stream(device);
+    copy(row.view(), view_of(values), stream);
+    stream.synchronize();
+  });
+  return row;
+}
+
+}  // namespace
 
 ContrastiveLoss::ContrastiveLoss(int64_t num_parts, int64_t part_rows, int64_t size,
                                  double temperature, DType dtype, Device device,
@@ -21,7 +40,13 @@ ContrastiveLoss::ContrastiveLoss(int64_t num_parts, int64_t part_rows, int64_t s
       communicator_(communicator),
       partners_({num_parts * part_rows}, DType::kInt32, device),
       scale_({1}, DType::kFloat64, device),
-      all_h_({num_parts * part_rows, size}, dtype, device),
+      norm_weight_(constant_row(size, 1 / std::sqrt(static_cast<double>(size)), dtype, device)),
+      rstd_({own_parts_ * part_rows}, dtype, device),
+      norm_workspace_({num_token_chunks(own_parts_ * part_rows), size}, dtype, device),
+      grad_norm_weight_({size}, dtype, device),
+      u_({own_parts_ * part_rows, size}, dtype, device),
+      grad_u_({own_parts_ * part_rows, size}, dtype, device),
+      all_u_({num_parts * part_rows, size}, dtype, device),
       logits_({part_rows, num_parts * part_rows}, dtype, device),
       row_losses_({part_rows}, dtype, device),
       grad_columns_by_part_({own_parts_, num_parts * part_rows, size}, dtype, device),
@@ -44,25 +69,30 @@ void ContrastiveLoss::differentiate(const TensorView& grad_h, const TensorView& 
 
   const int64_t first_row = first_part_ * part_rows_, own_rows = own_parts_ * part_rows_;
   const auto flat = [](const TensorView& x) { return x.reshaped({x.num_elements()}); };
-  communicator_.all_gather(flat(all_h_.view()), flat(h), stream);
+  const TensorView &u = u_.view(), &grad_u = grad_u_.view();
+  residual_rms_norm_forward(u, {}, rstd_.view(), h, {}, norm_weight_.view(), kEpsilon, {}, stream);
+  communicator_.all_gather(flat(all_u_.view()), flat(u), stream);
   fill_zero(losses_.view(), stream);
   // A row meets others as the one that is classified, in its own part, and as a column of all.
   for (int64_t part = 0; part < own_parts_; ++part) {
     const int64_t begin = part * part_rows_, end = begin + part_rows_;
     const TensorView& logits = logits_.view();
-    matmul(logits, h.rows(begin, end), false, all_h_.view(), true, Accumulate::kNo, stream);
+    matmul(logits, u.rows(begin, end), false, all_u_.view(), true, Accumulate::kNo, stream);
     contrastive_logits(logits, partners_.view(), first_row + begin, temperature_, stream);
     softmax_cross_entropy(row_losses_.view(), logits,
                           partners_.view().rows(first_row + begin, first_row + end), scale_.view(),
                           {}, stream);
     add_sum(losses_.view().rows(part, part + 1), row_losses_.view(), stream);
-    matmul(grad_h.rows(begin, end), logits, false, all_h_.view(), false, Accumulate::kNo, stream);
-    matmul(grad_columns_by_part_.view().slice(part), logits, true, h.rows(begin, end), false,
+    matmul(grad_u.rows(begin, end), logits, false, all_u_.view(), false, Accumulate::kNo, stream);
+    matmul(grad_columns_by_part_.view().slice(part), logits, true, u.rows(begin, end), false,
            Accumulate::kNo, stream);
   }
   tree_sum(grad_columns_.view(), grad_columns_by_part_.view(), stream);
   communicator_.all_reduce(grad_columns_.view(), ReduceOp::kSum, stream);
-  add(grad_h, grad_columns_.view().rows(first_row, first_row + own_rows), stream);
+  add(grad_u, grad_columns_.view().rows(first_row, first_row + own_rows), stream);
+  fill_zero(grad_h, stream);
+  residual_rms_norm_backward(grad_h, {}, grad_norm_weight_.view(), grad_u, h, rstd_.view(),
+                             norm_weight_.view(), {}, norm_workspace_.view(), stream);
 }
 
 }  // namespace mirabelle

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <set>
 
 #include "mirabelle/tokenizer/contrastive_loss.h"
@@ -22,6 +23,10 @@ std::unique_ptr<Communicator> communicator_for(Device device) {
 
 // --- the contrastive loss ---------------------------------------------------------------------
 
+double product(const double* a, const double* b, int64_t n) {
+  return std::inner_product(a, a + n, b, 0.0);
+}
+
 /// The mean over rows with a partner, as a double loop.
 double info_nce(const Values& h, int64_t size, const std::vector<int32_t>& partners,
                 double temperature) {
@@ -32,10 +37,11 @@ double info_nce(const Values& h, int64_t size, const std::vector<int32_t>& partn
     double sum = 0, positive = 0;
     for (int64_t j = 0; j < n; ++j) {
       if (j == i || partners[j] < 0) continue;
-      double product = 0;
-      for (int64_t c = 0; c < size; ++c) product += h[i * size + c] * h[j * size + c];
-      sum += std::exp(product / temperature);
-      if (j == partners[i]) positive = product / temperature;
+      const double *a = h.data() + i * size, *b = h.data() + j * size;
+      const double cosine =
+          product(a, b, size) / std::sqrt(product(a, a, size) * product(b, b, size));
+      sum += std::exp(cosine / temperature);
+      if (j == partners[i]) positive = cosine / temperature;
     }
     total += std::log(sum) - positive;
     num_anchors += 1;

@@ -8,13 +8,15 @@
 
 namespace mirabelle {
 
-/// InfoNCE (van den Oord et al. 2018) over all rows of a global batch:
+/// InfoNCE (van den Oord et al. 2018) of the cosines between all rows of a global batch:
 ///
-///   mean over the rows i with a partner of  -log softmax_j(h_i h_j / temperature)[partner of i]
+///   mean over the rows i with a partner of  -log softmax_j(u_i u_j / temperature)[partner of i]
 ///
-/// where j goes over the rows with a partner, but for i. The batch is cut into parts of equal size,
-/// of which each rank has neighbouring ones; sums over parts are made in the tree of Communicator,
-/// so the result is the same, to the last bit, for any number of ranks that divides them.
+/// where u = h / |h|, and j goes over the rows with a partner, but for i. Cosines, since products
+/// of rows of any length let training run away from the codes. The batch is cut into parts of equal
+/// size, of which each rank has neighbouring ones; sums over parts are made in the tree of
+/// Communicator, so the result is the same, to the last bit, for any number of ranks that divides
+/// them.
 class ContrastiveLoss {
  public:
   /// `communicator`, which moves memory of `device`, must live as long as this. float32; float64 on
@@ -37,7 +39,10 @@ class ContrastiveLoss {
   const double temperature_;
   const Communicator& communicator_;
   Buffer partners_, scale_;
-  Buffer all_h_;                 // [all rows, size]
+  Buffer norm_weight_;  // 1 / sqrt(size), which makes of a root mean square a length
+  Buffer rstd_, norm_workspace_, grad_norm_weight_;  // of the norm; the last is of no use
+  Buffer u_, grad_u_;                                // [own rows, size]
+  Buffer all_u_;                                     // [all rows, size]
   Buffer logits_, row_losses_;   // of a part: [part_rows, all rows], [part_rows]
   Buffer grad_columns_by_part_;  // [own parts, all rows, size]
   Buffer grad_columns_;          // [all rows, size]
