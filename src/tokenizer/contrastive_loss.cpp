@@ -29,31 +29,34 @@ Buffer constant_row(int64_t size, double value, DType dtype, Device device) {
 
 }  // namespace
 
-ContrastiveLoss::ContrastiveLoss(int64_t num_parts, int64_t part_rows, int64_t size,
-                                 double temperature, DType dtype, Device device,
-                                 const Communicator& communicator)
-    : own_parts_(num_parts / communicator.size()),
+ContrastiveLoss::ContrastiveLoss(const RqVaeConfig& config, int64_t part_rows, DType dtype,
+                                 Device device, const Communicator& communicator)
+    : own_parts_(config.parts / communicator.size()),
       first_part_(own_parts_ * communicator.rank()),
       part_rows_(part_rows),
-      size_(size),
-      temperature_(temperature),
-      communicator_(communicator),
-      partners_({num_parts * part_rows}, DType::kInt32, device),
-      scale_({1}, DType::kFloat64, device),
-      norm_weight_(constant_row(size, 1 / std::sqrt(static_cast<double>(size)), dtype, device)),
-      rstd_({own_parts_ * part_rows}, dtype, device),
-      norm_workspace_({num_token_chunks(own_parts_ * part_rows), size}, dtype, device),
-      grad_norm_weight_({size}, dtype, device),
-      u_({own_parts_ * part_rows, size}, dtype, device),
-      grad_u_({own_parts_ * part_rows, size}, dtype, device),
-      all_u_({num_parts * part_rows, size}, dtype, device),
-      logits_({part_rows, num_parts * part_rows}, dtype, device),
-      row_losses_({part_rows}, dtype, device),
-      grad_columns_by_part_({own_parts_, num_parts * part_rows, size}, dtype, device),
-      grad_columns_({num_parts * part_rows, size}, dtype, device),
-      losses_({own_parts_}, DType::kFloat64, device) {
-  MIRABELLE_CHECK(num_parts % communicator.size() == 0, communicator.size(),
-                  " ranks do not divide ", num_parts, " parts");
+      temperature_(config.contrastive_temperature),
+      is_cosine_(config.contrastive_similarity == "cosine"),
+      communicator_(communicator) {
+  MIRABELLE_CHECK(config.parts % communicator.size() == 0, communicator.size(),
+                  " ranks do not divide ", config.parts, " parts");
+  const int64_t size = config.contrastive_size, rows = config.parts * part_rows;
+  const int64_t own_rows = own_parts_ * part_rows;
+  const auto make = [&](const Shape& shape) { return Buffer(shape, dtype, device); };
+  partners_ = Buffer({rows}, DType::kInt32, device);
+  scale_ = Buffer({1}, DType::kFloat64, device);
+  losses_ = Buffer({own_parts_}, DType::kFloat64, device);
+  all_u_ = make({rows, size});
+  logits_ = make({part_rows, rows});
+  row_losses_ = make({part_rows});
+  grad_columns_by_part_ = make({own_parts_, rows, size});
+  grad_columns_ = make({rows, size});
+  if (!is_cosine_) return;
+  u_ = make({own_rows, size});
+  grad_u_ = make({own_rows, size});
+  norm_weight_ = constant_row(size, 1 / std::sqrt(static_cast<double>(size)), dtype, device);
+  grad_norm_weight_ = make({size});
+  rstd_ = make({own_rows});
+  norm_workspace_ = make({num_token_chunks(own_rows), size});
 }
 
 void ContrastiveLoss::differentiate(const TensorView& grad_h, const TensorView& h,
@@ -69,8 +72,12 @@ void ContrastiveLoss::differentiate(const TensorView& grad_h, const TensorView& 
 
   const int64_t first_row = first_part_ * part_rows_, own_rows = own_parts_ * part_rows_;
   const auto flat = [](const TensorView& x) { return x.reshaped({x.num_elements()}); };
-  const TensorView &u = u_.view(), &grad_u = grad_u_.view();
-  residual_rms_norm_forward(u, {}, rstd_.view(), h, {}, norm_weight_.view(), kEpsilon, {}, stream);
+  const TensorView& u = is_cosine_ ? u_.view() : h;
+  const TensorView& grad_u = is_cosine_ ? grad_u_.view() : grad_h;
+  if (is_cosine_) {
+    residual_rms_norm_forward(u, {}, rstd_.view(), h, {}, norm_weight_.view(), kEpsilon, {},
+                              stream);
+  }
   communicator_.all_gather(flat(all_u_.view()), flat(u), stream);
   fill_zero(losses_.view(), stream);
   // A row meets others as the one that is classified, in its own part, and as a column of all.
@@ -90,6 +97,7 @@ void ContrastiveLoss::differentiate(const TensorView& grad_h, const TensorView& 
   tree_sum(grad_columns_.view(), grad_columns_by_part_.view(), stream);
   communicator_.all_reduce(grad_columns_.view(), ReduceOp::kSum, stream);
   add(grad_u, grad_columns_.view().rows(first_row, first_row + own_rows), stream);
+  if (!is_cosine_) return;
   fill_zero(grad_h, stream);
   residual_rms_norm_backward(grad_h, {}, grad_norm_weight_.view(), grad_u, h, rstd_.view(),
                              norm_weight_.view(), {}, norm_workspace_.view(), stream);

@@ -35,6 +35,8 @@ void RqVaeConfig::visit(ConfigFields& fields) {
                "a code without an item for so many steps moves to an item; 0 = never");
   fields.field("contrastive_weight", contrastive_weight,
                "of the loss that brings items of the same histories together; 0 = none");
+  fields.field("contrastive_similarity", contrastive_similarity,
+               "what it compares rows by: 'cosine', or 'dot_product', which may run away");
   fields.field("contrastive_temperature", contrastive_temperature, "of its logits");
   fields.field("contrastive_size", contrastive_size, "hidden and output size of its head");
 }
@@ -72,6 +74,10 @@ void RqVaeConfig::check() const {
                         dead_code_steps);
   MIRABELLE_CHECK_USAGE(contrastive_weight >= 0,
                         "rq_vae.contrastive_weight must not be negative, is ", contrastive_weight);
+  MIRABELLE_CHECK_USAGE(
+      contrastive_similarity == "cosine" || contrastive_similarity == "dot_product",
+      "rq_vae.contrastive_similarity must be 'cosine' or 'dot_product', not '",
+      contrastive_similarity, "'");
   MIRABELLE_CHECK_USAGE(contrastive_temperature > 0,
                         "rq_vae.contrastive_temperature must be positive, not ",
                         contrastive_temperature);

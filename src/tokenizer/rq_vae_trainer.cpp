@@ -202,12 +202,10 @@ Fit::Fit(const ItemRows& rows, const std::vector<FeatureSource>& sources,
     gradient_views_.push_back(model_.layout().view(gradients_.view().slice(part)));
   }
   if (!is_contrastive()) return;
-  const int64_t size = config.contrastive_size;
-  heads_ = make({own_rows, size});
-  grad_heads_ = make({own_rows, size});
-  contrastive_ = std::make_unique<ContrastiveLoss>(config.parts, part_rows_, size,
-                                                   config.contrastive_temperature, DType::kFloat32,
-                                                   device, communicator);
+  heads_ = make({own_rows, config.contrastive_size});
+  grad_heads_ = make({own_rows, config.contrastive_size});
+  contrastive_ =
+      std::make_unique<ContrastiveLoss>(config, part_rows_, DType::kFloat32, device, communicator);
 }
 
 RqVae Fit::run() {

@@ -38,6 +38,8 @@ TEST(RqVaeConfigTest, EveryBadValueIsRefusedByTheNameOfItsField) {
        [](auto& config) { config.gradient_estimator = "gumbel"; }},
       {"rq_vae.dead_code_steps must", [](auto& config) { config.dead_code_steps = -1; }},
       {"rq_vae.contrastive_weight must", [](auto& config) { config.contrastive_weight = -1; }},
+      {"rq_vae.contrastive_similarity must be 'cosine' or 'dot_product', not 'distance'",
+       [](auto& config) { config.contrastive_similarity = "distance"; }},
       {"rq_vae.contrastive_temperature must",
        [](auto& config) { config.contrastive_temperature = 0; }},
       {"rq_vae.contrastive_size must", [](auto& config) { config.contrastive_size = 0; }},

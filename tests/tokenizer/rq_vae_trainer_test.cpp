@@ -29,7 +29,7 @@ double product(const double* a, const double* b, int64_t n) {
 
 /// The mean over rows with a partner, as a double loop.
 double info_nce(const Values& h, int64_t size, const std::vector<int32_t>& partners,
-                double temperature) {
+                double temperature, bool is_cosine = true) {
   const int64_t n = static_cast<int64_t>(partners.size());
   double total = 0, num_anchors = 0;
   for (int64_t i = 0; i < n; ++i) {
@@ -38,10 +38,10 @@ double info_nce(const Values& h, int64_t size, const std::vector<int32_t>& partn
     for (int64_t j = 0; j < n; ++j) {
       if (j == i || partners[j] < 0) continue;
       const double *a = h.data() + i * size, *b = h.data() + j * size;
-      const double cosine =
-          product(a, b, size) / std::sqrt(product(a, a, size) * product(b, b, size));
-      sum += std::exp(cosine / temperature);
-      if (j == partners[i]) positive = cosine / temperature;
+      const double lengths = std::sqrt(product(a, a, size) * product(b, b, size));
+      const double similarity = product(a, b, size) / (is_cosine ? lengths : 1);
+      sum += std::exp(similarity / temperature);
+      if (j == partners[i]) positive = similarity / temperature;
     }
     total += std::log(sum) - positive;
     num_anchors += 1;
@@ -55,11 +55,15 @@ class ContrastiveLossTest : public BackendTest {
     Values grad, losses;
   };
   Result run(const Values& h, int64_t size, const std::vector<int32_t>& partners, int64_t parts,
-             double temperature, double weight) {
+             double temperature, double weight, const std::string& similarity = "cosine") {
     const auto communicator = communicator_for(GetParam().device);
     const int64_t n = static_cast<int64_t>(partners.size());
-    ContrastiveLoss loss(parts, n / parts, size, temperature, GetParam().dtype, GetParam().device,
-                         *communicator);
+    RqVaeConfig config;
+    config.parts = parts;
+    config.contrastive_size = size;
+    config.contrastive_temperature = temperature;
+    config.contrastive_similarity = similarity;
+    ContrastiveLoss loss(config, n / parts, GetParam().dtype, GetParam().device, *communicator);
     const Buffer grad = make_tensor(GetParam(), {n, size}, Values(n * size, 9.0));
     const Buffer rows = make_tensor(GetParam(), {n, size}, h);
     for (int i = 0; i < 2; ++i) {  // nothing is left from the call before
@@ -75,15 +79,19 @@ TEST_P(ContrastiveLossTest, IsInfoNceWithItsGradient) {
   const int64_t n = 12, size = 3;
   const Values h = random_values(n * size, 1, 0.5);
   const double temperature = 0.4, weight = 1.7;
-  const Values expected = finite_differences(
-      [&](const Values& at) { return weight * info_nce(at, size, partners, temperature); }, h);
-  for (const int64_t parts : {1, 2, 4}) {
-    const Result result = run(h, size, partners, parts, temperature, weight);
-    ASSERT_EQ(static_cast<int64_t>(result.losses.size()), parts);
-    double loss = 0;
-    for (const double value : result.losses) loss += value;
-    EXPECT_NEAR(loss / 8, info_nce(h, size, partners, temperature), 20 * GetParam().tolerance);
-    expect_near(result.grad, expected, 20 * GetParam().tolerance + 1e-8, "grad_h");
+  for (const std::string similarity : {"cosine", "dot_product"}) {
+    const auto reference = [&](const Values& at) {
+      return info_nce(at, size, partners, temperature, similarity == "cosine");
+    };
+    const Values expected =
+        finite_differences([&](const Values& at) { return weight * reference(at); }, h);
+    for (const int64_t parts : {1, 2, 4}) {
+      const Result result = run(h, size, partners, parts, temperature, weight, similarity);
+      ASSERT_EQ(static_cast<int64_t>(result.losses.size()), parts);
+      const double loss = std::accumulate(result.losses.begin(), result.losses.end(), 0.0);
+      EXPECT_NEAR(loss / 8, reference(h), 20 * GetParam().tolerance);
+      expect_near(result.grad, expected, 20 * GetParam().tolerance + 1e-8, "grad_h");
+    }
   }
 }
 

@@ -5,24 +5,24 @@
 
 #include "mirabelle/comm/communicator.h"
 #include "mirabelle/core/buffer.h"
+#include "mirabelle/tokenizer/rq_vae_config.h"
 
 namespace mirabelle {
 
-/// InfoNCE (van den Oord et al. 2018) of the cosines between all rows of a global batch:
+/// InfoNCE (van den Oord et al. 2018) over all rows of a global batch:
 ///
 ///   mean over the rows i with a partner of  -log softmax_j(u_i u_j / temperature)[partner of i]
 ///
-/// where u = h / |h|, and j goes over the rows with a partner, but for i. Cosines, since products
-/// of rows of any length let training run away from the codes. The batch is cut into parts of equal
-/// size, of which each rank has neighbouring ones; sums over parts are made in the tree of
-/// Communicator, so the result is the same, to the last bit, for any number of ranks that divides
-/// them.
+/// where j goes over the rows with a partner, but for i, and u = h / |h| with
+/// contrastive_similarity: cosine, else h. The batch is cut into parts of equal size, of which each
+/// rank has neighbouring ones; sums over parts are made in the tree of Communicator, so the result
+/// is the same, to the last bit, for any number of ranks that divides them.
 class ContrastiveLoss {
  public:
-  /// `communicator`, which moves memory of `device`, must live as long as this. float32; float64 on
-  /// the CPU.
-  ContrastiveLoss(int64_t num_parts, int64_t part_rows, int64_t size, double temperature,
-                  DType dtype, Device device, const Communicator& communicator);
+  /// Of config.parts parts of `part_rows` rows [config.contrastive_size]. `communicator`, which
+  /// moves memory of `device`, must live as long as this. float32; float64 on the CPU.
+  ContrastiveLoss(const RqVaeConfig& config, int64_t part_rows, DType dtype, Device device,
+                  const Communicator& communicator);
 
   /// grad_h = weight * the loss's gradient with respect to h. Collective.
   ///   grad_h, h  [own parts * part_rows, size]
@@ -35,18 +35,20 @@ class ContrastiveLoss {
   const TensorView& losses() const { return losses_.view(); }
 
  private:
-  const int64_t own_parts_, first_part_, part_rows_, size_;
+  const int64_t own_parts_, first_part_, part_rows_;
   const double temperature_;
+  const bool is_cosine_;
   const Communicator& communicator_;
   Buffer partners_, scale_;
-  Buffer norm_weight_;  // 1 / sqrt(size), which makes of a root mean square a length
-  Buffer rstd_, norm_workspace_, grad_norm_weight_;  // of the norm; the last is of no use
-  Buffer u_, grad_u_;                                // [own rows, size]
-  Buffer all_u_;                                     // [all rows, size]
+  Buffer all_u_;                 // [all rows, size]
   Buffer logits_, row_losses_;   // of a part: [part_rows, all rows], [part_rows]
   Buffer grad_columns_by_part_;  // [own parts, all rows, size]
   Buffer grad_columns_;          // [all rows, size]
   Buffer losses_;
+  // Only of cosines.
+  Buffer u_, grad_u_;   // [own rows, size]
+  Buffer norm_weight_;  // 1 / sqrt(size), with which a norm by root mean square gives length 1
+  Buffer grad_norm_weight_, rstd_, norm_workspace_;
 };
 
 }  // namespace mirabelle

@@ -29,6 +29,7 @@ struct RqVaeConfig {
   int64_t dead_code_steps = 100;
 
   double contrastive_weight = 0;
+  std::string contrastive_similarity = "cosine";
   double contrastive_temperature = 0.1;
   int64_t contrastive_size = 64;
 
