@@ -11,6 +11,7 @@ of the same split DATASET_popularity.json and DATASET_markov.json; one object ea
   dataset, split, split_hash, model      what was measured; model is the configuration's name
   recall@5, recall@10, ndcg@5, ndcg@10   means over the seeds
   NAME_deviation                         sample standard deviation over the seeds, of each of these
+  recall@10_head, _torso, _tail          of targets by popularity (evaluation/metrics.h), means over the seeds
   validation_recall@10, validation_ndcg@10   of the chosen checkpoints, means (users of the validation in training)
   seeds, steps, minutes                  the seeds, optimizer steps of a run, mean minutes of tokenizer and training
   machine, ranks, version, config        where, by what, the configuration's path
@@ -27,6 +28,8 @@ from pathlib import Path
 
 from experiment import METRICS, ROOT, Experiments
 
+BANDS = ("head", "torso", "tail")
+COLUMNS = (*METRICS, *(f"recall@10_{band}" for band in BANDS))
 RESULTS = ROOT / "docs/results"
 
 
@@ -104,6 +107,8 @@ def reproduce(arguments):
     common = {"machine": machine(), "ranks": arguments.ranks, "version": results[0]["version"]}
     write_row(config.stem, {
         **row(results),
+        **{f"recall@10_{band}": round(statistics.mean(result["bands"][band]["recall"] for result in results), 6)
+           for band in BANDS},
         **{f"validation_{name}": round(statistics.mean(run[f"best_validation_{name}"] for run in chosen), 6)
            for name in ("recall@10", "ndcg@10")},
         "seeds": seeds, "steps": results[0]["train_steps"],
@@ -123,14 +128,15 @@ def draw_table():
     published = json.loads((ROOT / "docs/published_results.json").read_text())
     text = ["# Results", "", "Drawn by `launch/reproduce.py --table` from `docs/results/*.json`; how the recipes were found stands in",
             "[search.md](search.md). Test split, leave-one-out, the whole catalogue, items of the history not recommended again.",
-            "Means over the seeds ± their sample standard deviation.", ""]
+            "Means over the seeds ± their sample standard deviation. *head*, *torso* and *tail* are recall@10 of",
+            "three groups of targets: the most popular items that make up a third of the training events, the next third, the rest.", ""]
     for dataset in sorted({values["dataset"] for values in rows}):
         mine = sorted((values for values in rows if values["dataset"] == dataset), key=lambda values: -values["recall@10"])
         text += [f"## {dataset}", "", f"Split hash `{mine[0]['split_hash'][:12]}`; {mine[0]['machine']}.", "",
-                 "| model | " + " | ".join(METRICS) + " | seeds | steps | minutes |", "| --- " * 8 + "|"]
-        text += [f"| {values['model']} | " + " | ".join(cell(values, name) for name in METRICS) +
+                 "| model | " + " | ".join((*METRICS, *BANDS)) + " | seeds | steps | minutes |", "| --- " * 11 + "|"]
+        text += [f"| {values['model']} | " + " | ".join(cell(values, name) for name in COLUMNS) +
                  f" | {len(values['seeds']) or '–'} | {values['steps'] or '–'} | {values['minutes'] or '–'} |" for values in mine]
-        text += [f"| {values['model']} (published) | " + " | ".join(cell(values, name) for name in METRICS) + " | | | |"
+        text += [f"| {values['model']} (published) | " + " | ".join(cell(values, name) for name in COLUMNS) + " | | | |"
                  for values in published if values["dataset"] == dataset]
         text.append("")
     (ROOT / "docs/results.md").write_text("\n".join(text))
