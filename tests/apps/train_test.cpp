@@ -100,10 +100,12 @@ TEST_F(TrainProgramTest, BeginsWithWhatTheTokenizerKnows) {
   const std::vector<std::string> whole = losses("features");
   EXPECT_NE(whole.front(), losses("random").front());
 
-  // A run that goes on has its embedding from the checkpoint.
+  // A run that goes on has its embedding from the checkpoint, and needs no features.
   fs::remove_all(folder / "features/checkpoints/step-00000030");
   fs::remove(folder / "features/summary.json");
+  fs::rename(folder / "corpus/features.h5", folder / "features.h5");
   ASSERT_EQ(run(train + features), 0) << output();
+  fs::rename(folder / "features.h5", folder / "corpus/features.h5");
   EXPECT_NE(output().find("step-00000015"), std::string::npos) << output();
   EXPECT_EQ(losses("features"), whole);
   EXPECT_EQ(run("mirabelle-tokenizer-build --config tiny.yaml --set tokenizer.kind=item_id --set "

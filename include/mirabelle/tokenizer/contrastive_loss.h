@@ -48,7 +48,8 @@ class ContrastiveLoss {
   // Only of cosines.
   Buffer u_, grad_u_;   // [own rows, size]
   Buffer norm_weight_;  // 1 / sqrt(size), with which a norm by root mean square gives length 1
-  Buffer grad_norm_weight_, rstd_, norm_workspace_;
+  Buffer rstd_, norm_workspace_;
+  Buffer grad_norm_weight_;  // the norm wants it, nothing reads it
 };
 
 }  // namespace mirabelle
