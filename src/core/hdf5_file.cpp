@@ -16,8 +16,6 @@ using Type = UniqueHandle<hid_t, close_type, hid_t{-1}>;
 using Properties = UniqueHandle<hid_t, close_properties, hid_t{-1}>;
 using Group = UniqueHandle<hid_t, close_group, hid_t{-1}>;
 
-constexpr int64_t kChunkBytes = 1 << 20;
-
 hid_t native_type(DType dtype) {
   switch (dtype) {
     case DType::kFloat32:
@@ -197,12 +195,13 @@ void Hdf5File::write_rows(const std::string& name, int64_t begin, const TensorVi
   close_written(name, dataset.release());
 }
 
-void Hdf5File::create_appendable(const std::string& name, const Shape& row, DType dtype) {
+void Hdf5File::create_appendable(const std::string& name, const Shape& row, DType dtype,
+                                 int64_t chunk_bytes) {
   std::vector<hsize_t> extents = extents_of(row), limits = extents, chunk = extents;
   extents.insert(extents.begin(), 0);
   limits.insert(limits.begin(), H5S_UNLIMITED);
   const int64_t row_bytes = row.num_elements() * size_in_bytes(dtype);
-  chunk.insert(chunk.begin(), std::max<int64_t>(1, kChunkBytes / std::max<int64_t>(1, row_bytes)));
+  chunk.insert(chunk.begin(), std::max<int64_t>(1, chunk_bytes / std::max<int64_t>(1, row_bytes)));
   Space space(H5Screate_simple(static_cast<int>(extents.size()), extents.data(), limits.data()));
   const Properties properties = dataset_properties();
   H5Pset_chunk(properties.get(), static_cast<int>(chunk.size()), chunk.data());

@@ -290,13 +290,15 @@ int64_t Corpus::feature_dim(const std::string& name) const {
 
 void Corpus::read_features(const std::string& name, int64_t begin, int64_t end, float* out) const {
   const int64_t dim = feature_dim(name);
-  const Hdf5File file = open_file(manifest_["feature_file"]);
   const std::string dataset = "features/" + name;
-  const Shape shape = file.shape(dataset);
-  MIRABELLE_CHECK_DATA(shape == Shape({num_items(), dim}), file.path().string(), ": dataset ",
-                       dataset, ": has shape ", shape, ", the manifest says [", num_items(), ", ",
-                       dim, "]");
-  file.read_rows(dataset, begin, view_of(out, {end - begin, dim}));
+  if (!feature_file_) {
+    feature_file_ = std::make_shared<Hdf5File>(open_file(manifest_["feature_file"]));
+  }
+  const Shape shape = feature_file_->shape(dataset);
+  MIRABELLE_CHECK_DATA(shape == Shape({num_items(), dim}), feature_file_->path().string(),
+                       ": dataset ", dataset, ": has shape ", shape, ", the manifest says [",
+                       num_items(), ", ", dim, "]");
+  feature_file_->read_rows(dataset, begin, view_of(out, {end - begin, dim}));
 }
 
 }  // namespace mirabelle

@@ -24,6 +24,8 @@ using nlohmann::json;
 /// Elements that a column holds in memory before it goes to the file.
 constexpr int64_t kBufferedEvents = 4 << 20;
 constexpr int64_t kBufferedTextBytes = 16 << 20;
+/// Rows of features are also read one by one, in random order.
+constexpr int64_t kFeatureChunkBytes = 64 << 10;
 
 /// A dataset that grows. One that never outgrew the memory is stored contiguously at the end, so
 /// small corpora are small files.
@@ -303,7 +305,7 @@ void CorpusWriter::add_feature(const std::string& name, int64_t dim) {
                        name, "\" with ", dim);
   MIRABELLE_CHECK_DATA(!s.features.contains(name), "feature ", name, " comes twice");
   if (!s.feature_file) s.feature_file = Hdf5File::create(s.folder.path() / "features.h5");
-  s.feature_file->create_appendable("features/" + name, {dim}, DType::kFloat32);
+  s.feature_file->create_appendable("features/" + name, {dim}, DType::kFloat32, kFeatureChunkBytes);
   s.features[name] = {dim, 0};
   s.manifest["features"].push_back({{"name", name}, {"dim", dim}});
 }

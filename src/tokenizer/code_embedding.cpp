@@ -71,8 +71,8 @@ std::vector<float> code_embedding(const Corpus& corpus, const TokenizerFile& tok
         co_occurrence_embedding(count_co_occurrences(corpus, recipe.co_occurrence, communicator),
                                 config.co_occurrence_dim, config.seed, communicator));
   }
-  const ItemRows fused =
-      windowed_rows(fused_rows(corpus, sources, std::move(co_occurrences)), config.batch_items);
+  const ItemRows fused = buffered_rows(fused_rows(corpus, sources, std::move(co_occurrences)),
+                                       config.batch_items, kKeptFeatureBytes);
   const ItemRows features = normalized_rows(
       fused, fit_normalization(sources, fused, false, config.batch_items, communicator));
   std::vector<float> rows(tokenizer.ids.vocab_size() * hidden_size);

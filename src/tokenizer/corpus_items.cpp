@@ -28,32 +28,6 @@ ItemRows fused_rows(const Corpus& corpus, const std::vector<FeatureSource>& sour
   return {corpus.num_items(), dim, read};
 }
 
-ItemRows windowed_rows(ItemRows rows, int64_t window_items) {
-  struct Window {
-    int64_t begin = 0, end = 0;
-    std::vector<float> values;
-  };
-  const auto window = std::make_shared<Window>();
-  const int64_t num_items = rows.num_items, dim = rows.dim;
-  const auto read = [=, rows = std::move(rows)](int64_t begin, int64_t end, float* out) {
-    // Single items are looked up here and there: no reason to move the window, if it moves at all.
-    const bool in_window = window->begin <= begin && end <= window->end;
-    if (!in_window && num_items > window_items &&
-        (end - begin == 1 || end - begin > window_items)) {
-      return rows.read(begin, end, out);
-    }
-    if (!in_window) {
-      window->begin = num_items <= window_items ? 0 : begin;
-      window->end = std::min(num_items, window->begin + window_items);
-      window->values.resize((window->end - window->begin) * dim);
-      rows.read(window->begin, window->end, window->values.data());
-    }
-    const float* first = window->values.data() + (begin - window->begin) * dim;
-    std::copy_n(first, (end - begin) * dim, out);
-  };
-  return {num_items, dim, read};
-}
-
 ItemRows normalized_rows(ItemRows rows, const FeatureNormalization& normalization) {
   return {rows.num_items, rows.dim, [=](int64_t begin, int64_t end, float* out) {
             rows.read(begin, end, out);

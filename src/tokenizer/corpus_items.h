@@ -13,15 +13,14 @@ namespace mirabelle {
 /// A source that is no feature matrix of the corpus, but made of its histories.
 inline constexpr const char* kCoOccurrenceSource = "co_occurrence";
 
+/// Features of all items that take no more than this are kept by each rank (buffered_rows()).
+inline constexpr int64_t kKeptFeatureBytes = int64_t{1} << 30;
+
 /// The features of all sources, one after the other in a row. Those of kCoOccurrenceSource are the
 /// rows [num_items, dim] of `co_occurrences`, zeros if that is null: as of items that nobody has
 /// met. `corpus` must outlive the result.
 ItemRows fused_rows(const Corpus& corpus, const std::vector<FeatureSource>& sources,
                     std::shared_ptr<const std::vector<float>> co_occurrences = nullptr);
-
-/// Serves pieces out of a window of up to `window_items` rows, so that the file is not opened for
-/// every piece, and only once if all items fit into the window.
-ItemRows windowed_rows(ItemRows rows, int64_t window_items);
 
 ItemRows normalized_rows(ItemRows rows, const FeatureNormalization& normalization);
 

@@ -179,7 +179,7 @@ Fit fit_levels(const ItemRows& features, const std::vector<FeatureSource>& sourc
   const auto model =
       std::make_shared<RqVae>(fit_rq_vae(features, sources, &pairs, config.levels, recipe.rq_vae,
                                          config.seed, device, communicator, show));
-  Fit fit{windowed_rows(latent_rows(model, features, kEncodedItems), config.batch_items),
+  Fit fit{buffered_rows(latent_rows(model, features, kEncodedItems), config.batch_items),
           on_host(*model),
           {},
           {{"steps", last.steps},
@@ -220,10 +220,10 @@ TokenizerFile build_tokenizer(const Corpus& corpus, const TokenizerRecipe& recip
   }
   const ItemRows fused = fused_rows(corpus, sources, embedding);
   tokenizer.quantizer.normalization =
-      fit_normalization(sources, windowed_rows(fused, config.batch_items),
+      fit_normalization(sources, buffered_rows(fused, config.batch_items),
                         config.standardize == "per_source", config.batch_items, communicator);
-  const ItemRows features =
-      windowed_rows(normalized_rows(fused, tokenizer.quantizer.normalization), config.batch_items);
+  const ItemRows features = buffered_rows(normalized_rows(fused, tokenizer.quantizer.normalization),
+                                          config.batch_items, kKeptFeatureBytes);
   Fit fit = fit_levels(features, sources, pairs, recipe, device, communicator, on_progress);
 
   const auto num_levels = static_cast<int64_t>(fit.levels.codes.size());

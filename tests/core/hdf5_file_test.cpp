@@ -141,6 +141,25 @@ TEST_F(Hdf5FileTest, AppendingRowsGrowsTheDataset) {
   EXPECT_EQ(file.read<float>("group/x"), values);
 }
 
+TEST_F(Hdf5FileTest, ChunksHaveTheWantedBytes) {
+  written([](Hdf5File& f) {
+    f.create_appendable("small", {3}, DType::kFloat32, 1200);
+    f.create_appendable("wide", {1000}, DType::kFloat32, 1200);  // one row at least
+  });
+  const hid_t file = H5Fopen(path_.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+  const auto chunk_rows = [&](const char* name) {
+    const hid_t dataset = H5Dopen2(file, name, H5P_DEFAULT), list = H5Dget_create_plist(dataset);
+    hsize_t chunk[2] = {};
+    EXPECT_EQ(H5Pget_chunk(list, 2, chunk), 2);
+    H5Pclose(list);
+    H5Dclose(dataset);
+    return chunk[0];
+  };
+  EXPECT_EQ(chunk_rows("small"), 100U);
+  EXPECT_EQ(chunk_rows("wide"), 1U);
+  H5Fclose(file);
+}
+
 TEST_F(Hdf5FileTest, AnAppendableOfScalarsMayStayEmpty) {
   const Hdf5File file = written([](Hdf5File& f) { f.create_appendable("x", {}, DType::kInt64); });
   EXPECT_EQ(file.shape("x"), Shape{0});

@@ -8,6 +8,7 @@ mirabelle_test(rq_vae_trainer_test SOURCES tokenizer/rq_vae_trainer_test.cpp
                LIBS mirabelle_tokenizer)
 mirabelle_test(rq_vae_ranks_test SOURCES tokenizer/rq_vae_ranks_test.cpp LIBS mirabelle_tokenizer
                RANKS 1 2 4)
+mirabelle_test(item_rows_test SOURCES tokenizer/item_rows_test.cpp LIBS mirabelle_tokenizer)
 mirabelle_test(code_assigner_test SOURCES tokenizer/code_assigner_test.cpp LIBS mirabelle_tokenizer)
 mirabelle_test(residual_kmeans_test SOURCES tokenizer/residual_kmeans_test.cpp
                LIBS mirabelle_tokenizer)

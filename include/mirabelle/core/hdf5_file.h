@@ -31,8 +31,10 @@ class Hdf5File {
   void create_dataset(const std::string& name, const Shape& shape, DType dtype);
   /// Writes the rows [begin, begin + rows.shape[0]) of a dataset of this row shape and dtype.
   void write_rows(const std::string& name, int64_t begin, const TensorView& rows);
-  /// An empty dataset [0, row...] that grows by append().
-  void create_appendable(const std::string& name, const Shape& row, DType dtype);
+  /// An empty dataset [0, row...] that grows by append(). A chunk of it, which is what the disk
+  /// gives for a piece however small, has about `chunk_bytes`.
+  void create_appendable(const std::string& name, const Shape& row, DType dtype,
+                         int64_t chunk_bytes = 1 << 20);
   void append(const std::string& name, const TensorView& rows);
 
   /// Reads the rows [begin, begin + out.shape[0]) of a dataset of out's row shape and dtype.

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
@@ -87,7 +88,8 @@ class Corpus {
 
   std::vector<std::string> feature_names() const;
   int64_t feature_dim(const std::string& name) const;
-  /// Rows [begin, end) of one feature matrix, float32 [end - begin, dim], into `out`.
+  /// Rows [begin, end) of one feature matrix, float32 [end - begin, dim], into `out`. Its file
+  /// stays open from the first call on.
   void read_features(const std::string& name, int64_t begin, int64_t end, float* out) const;
 
  private:
@@ -97,6 +99,7 @@ class Corpus {
   nlohmann::json manifest_;
   std::vector<int64_t> first_users_;  // [num_shards + 1]
   mutable std::vector<std::string> titles_, item_ids_;
+  mutable std::shared_ptr<const Hdf5File> feature_file_;
 };
 
 }  // namespace mirabelle

@@ -12,4 +12,10 @@ struct ItemRows {
   std::function<void(int64_t begin, int64_t end, float* out)> read;
 };
 
+/// The same rows, served out of memory. All of them are kept from the first read on if they take at
+/// most `kept_bytes` or are no more than `window_items`. Otherwise reading in order moves a window
+/// of `window_items` rows along, and pieces that are read here and there pass it by. For one
+/// thread; copies share the memory.
+ItemRows buffered_rows(ItemRows rows, int64_t window_items, int64_t kept_bytes = 0);
+
 }  // namespace mirabelle
