@@ -2,11 +2,17 @@
 """How fast, and in how much memory, a large catalogue becomes semantic IDs.
 
   launch/tokenizer_scale.py --items 10000000 --output /data/scale
+  launch/tokenizer_scale.py --items 10000000 --output /data/scale --kind rq_vae
 
 Draws a synthetic catalogue with two feature sources of --dim columns (unless the corpus is there), builds a tokenizer of
-three levels with --iterations k-means iterations each, and measures the rate of matrix products on the same machine
-right after. Prints and writes to OUTPUT/scale.json: items per second of a pass over the items by level, what share of the matrix
-products' rate its distances take (2 x columns x codes operations an item), and the largest memory of a rank.
+three levels, by residual k-means of --iterations iterations each or by an RQ-VAE of --steps steps (without the
+contrastive loss), and measures the rate of matrix products on the same machine right after. Prints and writes to
+OUTPUT/KIND.json the seconds of the build, the memory of all ranks (that of the largest, times their number), and for each part
+its rate in items per second and what share of the matrix products' rate its operations take:
+
+  level      a pass of k-means over the items; 2 x columns x codes operations an item (the distances)
+  training   steps of the RQ-VAE; 6 operations an item and weight
+  encoding   of all items by the trained RQ-VAE, codes included; 2 operations an item and weight of encoders and codebooks
 """
 import argparse
 import json
@@ -16,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / "build/cpu/bin"
+HIDDEN_SIZES, SOURCE_SIZE, CODEBOOK_DIM = [512, 256], 128, 64  # of the RQ-VAE
 
 
 def parse_arguments():
@@ -23,7 +30,9 @@ def parse_arguments():
     parser.add_argument("--items", type=int, default=10_000_000)
     parser.add_argument("--dim", type=int, default=256, help="columns of each of the two sources")
     parser.add_argument("--codes", type=int, default=256, help="codes of each of the three levels")
-    parser.add_argument("--iterations", type=int, default=5)
+    parser.add_argument("--kind", choices=["residual_kmeans", "rq_vae"], default="residual_kmeans")
+    parser.add_argument("--iterations", type=int, default=5, help="of k-means")
+    parser.add_argument("--steps", type=int, default=500, help="of the RQ-VAE, of 1024 items")
     parser.add_argument("--ranks", type=int, default=2, help="MPI ranks of the build, with a thread each")
     parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args()
@@ -34,28 +43,56 @@ def run(*command):
     subprocess.run([str(part) for part in command], check=True)
 
 
+def settings(values):
+    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+
+
+def draw_corpus(arguments, corpus):
+    run(BIN / "mirabelle-data", "synth", "--output", corpus,
+        *settings({"synthetic.num_items": arguments.items, "synthetic.num_users": 1000,
+                   "synthetic.content_dim": arguments.dim, "synthetic.style_dim": arguments.dim}))
+
+
+def build(arguments, corpus, report):
+    """The build's report, and the bytes of its largest process."""
+    run(ROOT / "launch/mpirun.sh", arguments.ranks, BIN / "mirabelle-tokenizer-build", "--json", report,
+        *settings({"data.corpus": corpus, "tokenizer.file": report.with_suffix(".h5"), "tokenizer.kind": arguments.kind,
+                   "tokenizer.levels": [arguments.codes] * 3, "tokenizer.iterations": arguments.iterations,
+                   "tokenizer.tolerance": 0, "rq_vae.hidden_sizes": HIDDEN_SIZES, "rq_vae.source_size": SOURCE_SIZE,
+                   "rq_vae.codebook_dim": CODEBOOK_DIM, "rq_vae.batch_items": 1024, "rq_vae.steps": arguments.steps,
+                   "rq_vae.contrastive_weight": 0}))
+    return json.loads(report.read_text()), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+
+
+def parts(arguments, report):
+    """Name, items per second, and operations an item, of every part of the build."""
+    if arguments.kind == "residual_kmeans":
+        operations = 2 * 2 * arguments.dim * arguments.codes
+        return [(f"level {i}", level["items_per_second"], operations) for i, level in enumerate(report["levels"])]
+    layers = [arguments.dim, *HIDDEN_SIZES]
+    inner = sum(a * b for a, b in zip(layers, layers[1:]))
+    encoders = 2 * (inner + HIDDEN_SIZES[-1] * SOURCE_SIZE + SOURCE_SIZE * CODEBOOK_DIM)
+    decoders = 2 * (inner + HIDDEN_SIZES[-1] * CODEBOOK_DIM)
+    codebooks = 3 * arguments.codes * CODEBOOK_DIM
+    return [("training", report["rq_vae"]["items_per_second"], 6 * (encoders + decoders)),
+            ("encoding", report["rq_vae"]["encoded_items_per_second"], 2 * (encoders + codebooks))]
+
+
 def main():
     arguments = parse_arguments()
-    output = arguments.output
-    corpus, report, kernels = output / "corpus", output / "report.json", output / "kernels.json"
+    corpus, kernels = arguments.output / "corpus", arguments.output / "kernels.json"
     if not corpus.exists():
-        synthetic = {"num_items": arguments.items, "num_users": 1000, "content_dim": arguments.dim,
-                     "style_dim": arguments.dim}
-        settings = [part for key, value in synthetic.items() for part in ("--set", f"synthetic.{key}={value}")]
-        run(BIN / "mirabelle-data", "synth", "--output", corpus, *settings)
-    run(ROOT / "launch/mpirun.sh", arguments.ranks, BIN / "mirabelle-tokenizer-build", "--set", f"data.corpus={corpus}", "--set", f"tokenizer.file={output}/t.h5",
-        "--set", f"tokenizer.levels={[arguments.codes] * 3}", "--set", f"tokenizer.iterations={arguments.iterations}",
-        "--set", "tokenizer.tolerance=0", "--json", report)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # of the largest child, the build or the drawing
+        draw_corpus(arguments, corpus)
+    report, largest = build(arguments, corpus, arguments.output / "report.json")
     run(BIN / "mirabelle-bench", "kernels", "--set", "backend=cpu", "--json", kernels)
-    built, limits = json.loads(report.read_text()), json.loads(kernels.read_text())["limits"]
-    flops = 2 * 2 * arguments.dim * arguments.codes
-    rates = [level["items_per_second"] for level in built["levels"]]
-    result = {"items": built["num_items"], "columns": 2 * arguments.dim, "codes": arguments.codes,
-              "ranks": arguments.ranks, "seconds": built["seconds"], "peak_gib": peak, "limits": limits,
-              "levels": [{"items_per_second": rate, "fraction_of_products": rate * flops / limits["product_flops_per_second"]}
-                         for rate in rates]}
-    (output / "scale.json").write_text(json.dumps(result, indent=1) + "\n")
+    limits = json.loads(kernels.read_text())["limits"]
+    result = {"items": report["num_items"], "columns": 2 * arguments.dim, "codes": [arguments.codes] * 3,
+              "kind": arguments.kind, "ranks": arguments.ranks, "seconds": report["seconds"],
+              "memory_gib": arguments.ranks * largest / 2**30, "limits": limits,
+              "parts": [{"name": name, "items_per_second": rate,
+                         "fraction_of_products": rate * operations / limits["product_flops_per_second"]}
+                        for name, rate, operations in parts(arguments, report)]}
+    (arguments.output / f"{arguments.kind}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 
 

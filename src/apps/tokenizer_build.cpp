@@ -26,7 +26,8 @@ struct Throughput {
     double seconds_per_item = 0;  ///< summed over them
   };
   std::vector<Passes> levels;          ///< k-means iterations
-  double rq_vae_items_per_second = 0;  ///< of the newest steps
+  double rq_vae_items_per_second = 0;  ///< of the newest steps of its training
+  double encoded_items_per_second = 0;
 
   void add_to(nlohmann::json& report) const {
     report["seconds"] = seconds;
@@ -37,11 +38,13 @@ struct Throughput {
     }
     if (rq_vae_items_per_second > 0) {
       report["rq_vae"]["items_per_second"] = rq_vae_items_per_second;
+      report["rq_vae"]["encoded_items_per_second"] = encoded_items_per_second;
     }
   }
 };
 
-TokenizerProgress shown_by(Progress& progress, Throughput& throughput) {
+TokenizerProgress shown_by(Progress& progress, Progress& encoding_progress,
+                           Throughput& throughput) {
   const auto kmeans = [&](const KMeansProgress& now) {
     throughput.levels.resize(now.num_levels);
     ++throughput.levels[now.level].count;
@@ -64,7 +67,13 @@ TokenizerProgress shown_by(Progress& progress, Throughput& throughput) {
                         "  " + format_number(100 * now.used_codes, 1) + " % of the codes  " +
                         format_count(static_cast<int64_t>(now.items_per_second)) + " items/s");
   };
-  return {kmeans, rq_vae};
+  const auto encoding = [&](const EncodingProgress& now) {
+    throughput.encoded_items_per_second = now.items_per_second;
+    encoding_progress.update(
+        now.items, now.num_items,
+        format_count(static_cast<int64_t>(now.items_per_second)) + " items/s on all ranks");
+  };
+  return {kmeans, rq_vae, encoding};
 }
 
 TokenizerFile build(const Corpus& corpus, const Config& config, const Communicator& world,
@@ -75,11 +84,11 @@ TokenizerFile build(const Corpus& corpus, const Config& config, const Communicat
                  omp_get_max_threads());
   }
   const DeviceCommunicator communicator(world, device, config.parallel, true);
-  Progress progress("tokenizer", world.rank() == 0);
+  Progress progress("tokenizer", world.rank() == 0), encoding("encoding", world.rank() == 0);
   const auto start = std::chrono::steady_clock::now();
   TokenizerFile tokenizer = build_tokenizer(
       corpus, {config.tokenizer, config.rq_vae, config.co_occurrence, to_yaml(config)}, device,
-      communicator.get(), shown_by(progress, throughput));
+      communicator.get(), shown_by(progress, encoding, throughput));
   throughput.seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return tokenizer;

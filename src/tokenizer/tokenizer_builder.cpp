@@ -1,6 +1,7 @@
 #include "mirabelle/tokenizer/tokenizer_builder.h"
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <numeric>
 #include <sstream>
@@ -119,7 +120,8 @@ int64_t num_changed(const std::vector<int32_t>& before, const std::vector<int32_
 /// The items' codes by given codebooks, and what these leave over: each rank's share of the items,
 /// on the CPU.
 ResidualKMeans quantize(const ItemRows& rows, std::vector<Codebook> codebooks, int64_t batch_items,
-                        const Communicator& communicator) {
+                        const Communicator& communicator,
+                        const std::function<void(const EncodingProgress&)>& on_progress) {
   const auto num_levels = static_cast<int64_t>(codebooks.size());
   ResidualKMeans result{{}, {}, {}};
   result.codes.assign(num_levels, std::vector<int32_t>(rows.num_items));
@@ -128,6 +130,9 @@ ResidualKMeans quantize(const ItemRows& rows, std::vector<Codebook> codebooks, i
     return std::inner_product(values.begin(), values.end(), values.begin(), 0.0);
   };
   CanonicalSum sum(communicator);
+  const IndexRange own = {CanonicalSum::items(sum.chunks().begin, rows.num_items).begin,
+                          CanonicalSum::items(sum.chunks().end - 1, rows.num_items).end};
+  const auto start = std::chrono::steady_clock::now();
   for (int64_t chunk = sum.chunks().begin; chunk < sum.chunks().end; ++chunk) {
     std::vector<double> errors(num_levels + 1);
     const IndexRange items = CanonicalSum::items(chunk, rows.num_items);
@@ -140,6 +145,11 @@ ResidualKMeans quantize(const ItemRows& rows, std::vector<Codebook> codebooks, i
         encode_level(result.codes[level].data() + begin, values.data(), n, codebooks[level]);
         errors[level + 1] += squares();
       }
+      if (!on_progress) continue;
+      const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+      const double done = static_cast<double>(begin + n - own.begin);
+      on_progress({begin + n - own.begin, own.end - own.begin,
+                   done * communicator.size() / seconds.count()});
     }
     sum.add(std::move(errors));
   }
@@ -186,7 +196,8 @@ Fit fit_levels(const ItemRows& features, const std::vector<FeatureSource>& sourc
            {"reconstruction", last.reconstruction},
            {"quantization", last.quantization},
            {"contrastive", last.contrastive}}};
-  fit.levels = quantize(fit.rows, codebooks_of(*model), config.batch_items, communicator);
+  fit.levels = quantize(fit.rows, codebooks_of(*model), config.batch_items, communicator,
+                        on_progress.encoding);
   return fit;
 }
 

@@ -22,10 +22,18 @@ struct TokenizerRecipe {
   std::string text;  ///< the whole configuration, kept in the file
 };
 
-/// Called as residual_kmeans and fit_rq_vae say; both may be empty.
+/// How many items a trained RQ-VAE has encoded.
+struct EncodingProgress {
+  int64_t items, num_items;  ///< of this rank
+  double items_per_second;   ///< of all ranks, since the start
+};
+
+/// Called as residual_kmeans and fit_rq_vae say, and after every batch that a trained RQ-VAE
+/// encodes; each may be empty.
 struct TokenizerProgress {
   std::function<void(const KMeansProgress&)> residual_kmeans;
   std::function<void(const RqVaeProgress&)> rq_vae;
+  std::function<void(const EncodingProgress&)> encoding;
 };
 
 /// Makes a tokenizer for the items of a corpus. k-means passes over them, and an RQ-VAE is trained
