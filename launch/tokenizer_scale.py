@@ -49,7 +49,7 @@ def settings(values):
 
 def draw_corpus(arguments, corpus):
     run(BIN / "mirabelle-data", "synth", "--output", corpus,
-        *settings({"synthetic.num_items": arguments.items, "synthetic.num_users": 1000,
+        *settings({"synthetic.num_items": arguments.items, "synthetic.num_users": 100,
                    "synthetic.content_dim": arguments.dim, "synthetic.style_dim": arguments.dim}))
 
 
