@@ -77,6 +77,7 @@ TEST_F(TokenizerBuildTest, TrainsAnRqVae) {
   EXPECT_EQ(report["kind"], "rq_vae");
   EXPECT_EQ(report["rq_vae"]["steps"], 40);
   EXPECT_GT(report["rq_vae"]["items_per_second"], 0);
+  EXPECT_GT(report["rq_vae"]["encoded_items_per_second"], 0);
   EXPECT_TRUE(read_tokenizer_file(folder_ / "t.h5").quantizer.rq_vae);
   EXPECT_EQ(run(set_corpus() + set_file("t.h5") + small + " --set rq_vae.parts=3"), 2);
   EXPECT_TRUE(said("rq_vae.parts must be a power of two, not 3")) << output_;

@@ -70,7 +70,7 @@ class TokenizerBuilderTest : public ::testing::Test {
 
   TokenizerFile build(const std::filesystem::path& corpus) {
     return build_tokenizer(Corpus(corpus), {config_, rq_vae_, {}, "config text"}, Device::kCpu,
-                           *self_);
+                           *self_, on_progress_);
   }
   AssignedTokenizer assign(const TokenizerFile& old, const std::filesystem::path& corpus) {
     return assign_new_items(old, Corpus(corpus), 16, *self_);
@@ -89,6 +89,7 @@ class TokenizerBuilderTest : public ::testing::Test {
   std::filesystem::path folder_;
   TokenizerConfig config_;
   RqVaeConfig rq_vae_ = small_rq_vae();
+  TokenizerProgress on_progress_;
   std::unique_ptr<Communicator> self_ = make_self_communicator();
 };
 
@@ -496,6 +497,24 @@ TEST_F(TokenizerBuilderTest, AnRqVaesLatentsAreQuantized) {
   }
   EXPECT_EQ(report["rq_vae"]["steps"], 80);
   EXPECT_GT(report["rq_vae"]["contrastive"], 0);
+}
+
+TEST_F(TokenizerBuilderTest, ReportsHowFarEncodingIs) {
+  config_.kind = "rq_vae";
+  config_.batch_items = 2;  // of the 3 or 4 items of a chunk (CanonicalSum)
+  rq_vae_.steps = 1;
+  int64_t items = 0, calls = 0;
+  on_progress_.encoding = [&](const EncodingProgress& now) {
+    EXPECT_GT(now.items, items);
+    EXPECT_LE(now.items, items + 2);
+    EXPECT_EQ(now.num_items, 200);
+    EXPECT_GT(now.items_per_second, 0);
+    items = now.items;
+    ++calls;
+  };
+  build(write_tiny_corpus(folder_, 60, 200, 1));
+  EXPECT_EQ(items, 200);
+  EXPECT_EQ(calls, 2 * 64);
 }
 
 TEST_F(TokenizerBuilderTest, NewItemsGoThroughTheRqVae) {
