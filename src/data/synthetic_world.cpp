@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <unordered_map>
 
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/random.h"
@@ -233,8 +234,16 @@ std::vector<float> SyntheticWorld::draw_features(const FeatureSource& source, in
   };
   std::vector<float> features((end - begin) * source.dim);
   std::vector<double> row(source.dim);
-  const auto add = [&](uint64_t vector, double scale) {
+  const auto add_noise = [&](uint64_t vector, double scale) {
     for (int64_t i = 0; i < source.dim; ++i) row[i] += scale * random_normal(vector, i);
+  };
+  std::unordered_map<uint64_t, std::vector<double>> drawn;  // what many items have in common
+  const auto add = [&](uint64_t vector, double scale) {
+    std::vector<double>& values = drawn[vector];
+    for (int64_t i = static_cast<int64_t>(values.size()); i < source.dim; ++i) {
+      values.push_back(random_normal(vector, i));
+    }
+    for (int64_t i = 0; i < source.dim; ++i) row[i] += scale * values[i];
   };
   for (int64_t item = begin; item < end; ++item) {
     std::fill(row.begin(), row.end(), 0.0);
@@ -247,7 +256,7 @@ std::vector<float> SyntheticWorld::draw_features(const FeatureSource& source, in
       const double attribute = random_normal(key(" attributes", {item}), k);
       add(key(" attribute direction", {k}), config_.item_noise * attribute);
     }
-    add(key(" white noise", {item}), config_.item_noise * kWhiteNoise);
+    add_noise(key(" white noise", {item}), config_.item_noise * kWhiteNoise);
     std::copy(row.begin(), row.end(), features.begin() + (item - begin) * source.dim);
   }
   return features;
