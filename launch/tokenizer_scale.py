@@ -16,7 +16,7 @@ its rate in items per second and what share of the matrix products' rate its ope
 """
 import argparse
 import json
-import resource
+import os
 import subprocess
 from pathlib import Path
 
@@ -55,13 +55,19 @@ def draw_corpus(arguments, corpus):
 
 def build(arguments, corpus, report):
     """The build's report, and the bytes of its largest process."""
-    run(ROOT / "launch/mpirun.sh", arguments.ranks, BIN / "mirabelle-tokenizer-build", "--json", report,
-        *settings({"data.corpus": corpus, "tokenizer.file": report.with_suffix(".h5"), "tokenizer.kind": arguments.kind,
-                   "tokenizer.levels": [arguments.codes] * 3, "tokenizer.iterations": arguments.iterations,
-                   "tokenizer.tolerance": 0, "rq_vae.hidden_sizes": HIDDEN_SIZES, "rq_vae.source_size": SOURCE_SIZE,
-                   "rq_vae.codebook_dim": CODEBOOK_DIM, "rq_vae.batch_items": 1024, "rq_vae.steps": arguments.steps,
-                   "rq_vae.contrastive_weight": 0}))
-    return json.loads(report.read_text()), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    values = {"data.corpus": corpus, "tokenizer.file": report.with_suffix(".h5"), "tokenizer.kind": arguments.kind,
+              "tokenizer.levels": [arguments.codes] * 3, "tokenizer.iterations": arguments.iterations,
+              "tokenizer.tolerance": 0, "rq_vae.hidden_sizes": HIDDEN_SIZES, "rq_vae.source_size": SOURCE_SIZE,
+              "rq_vae.codebook_dim": CODEBOOK_DIM, "rq_vae.batch_items": 1024, "rq_vae.steps": arguments.steps,
+              "rq_vae.contrastive_weight": 0}
+    command = [ROOT / "launch/mpirun.sh", arguments.ranks, BIN / "mirabelle-tokenizer-build", "--json", report,
+               *settings(values)]
+    print("+", *command, flush=True)
+    process = subprocess.Popen([str(part) for part in command])
+    _, status, usage = os.wait4(process.pid, 0)  # of this build alone, not of the drawing before it
+    if status:
+        raise SystemExit("the build failed")
+    return json.loads(report.read_text()), usage.ru_maxrss * 1024
 
 
 def parts(arguments, report):
