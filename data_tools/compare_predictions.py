@@ -5,7 +5,8 @@
 
 The files are those of mirabelle-evaluate --predictions, one per seed. Each user's recall and NDCG are averaged over the
 seeds of a model; the interval is a paired bootstrap over the users (percentiles of resampled mean differences),
-so it says what other users would have shown, given these trained models; the seeds' spread is printed beside it.
+so it says what other users would have shown, given these trained models; the seeds' sample standard deviation is
+printed beside the mean.
 """
 import argparse
 import json
@@ -14,28 +15,49 @@ import random
 import statistics
 
 
-def user_figures(path, k):
-    """{user: (recall, ndcg)} with binary gains."""
-    figures = {}
+def read(path):
+    """{user: targets} and {user: ranked items}"""
+    targets, items = {}, {}
     with open(path) as lines:
         for line in map(json.loads, lines):
-            targets = set(line.get("targets", [line.get("target")]))
-            ranks = [rank for rank, item in enumerate(line["items"][:k]) if item in targets]
-            ideal = sum(1 / math.log2(rank + 2) for rank in range(min(k, len(targets))))
-            figures[line["user"]] = (len(ranks) / len(targets), sum(1 / math.log2(rank + 2) for rank in ranks) / ideal)
-    return figures
+            user = line["user"]
+            if user in items:
+                raise SystemExit(f"{path}: user {user} comes twice")
+            targets[user] = set(line["targets"] if "targets" in line else [line["target"]])
+            items[user] = line["items"]
+    return targets, items
 
 
-def read_model(paths, k):
-    """Figures of each seed, and their means per user, in the order of the users."""
-    seeds = [user_figures(path, k) for path in paths]
-    users = sorted(seeds[0])
-    for path, seed in zip(paths, seeds):
-        if sorted(seed) != users:
-            raise SystemExit(f"{path} is about other users than {paths[0]}")
-    means = [[statistics.fmean(seed[user][metric] for seed in seeds) for user in users] for metric in range(2)]
-    spread = [[statistics.fmean(figures[metric] for figures in seed.values()) for seed in seeds] for metric in range(2)]
-    return users, means, spread
+def check(files, k):
+    """That the files, {path: what read() gave}, are about the same users and targets, in lists of k items."""
+    first = next(iter(files))
+    wanted = files[first][0]
+    for path, (targets, _) in files.items():
+        if targets.keys() != wanted.keys():
+            raise SystemExit(f"{first} and {path} are about different users")
+        for user in targets:
+            if targets[user] != wanted[user]:
+                raise SystemExit(f"{first} and {path} have different targets for user {user}")
+    for path, (_, items) in files.items():
+        longest = max(map(len, items.values()), default=0)  # one user's list may be shorter
+        if k > longest:
+            raise SystemExit(f"{path}: top {k} of lists of {longest} items")
+
+
+def figures(items, targets, k):
+    """Recall and NDCG of one list, with binary gains."""
+    ranks = [rank for rank, item in enumerate(items[:k]) if item in targets]
+    ideal = sum(1 / math.log2(rank + 2) for rank in range(min(k, len(targets))))
+    return len(ranks) / len(targets), sum(1 / math.log2(rank + 2) for rank in ranks) / ideal
+
+
+def model_figures(seeds, k):
+    """By metric: the means over the seeds of each user, and the means over the users of each seed."""
+    users = sorted(seeds[0][0])
+    values = [[figures(items[user], targets[user], k) for user in users] for targets, items in seeds]
+    means = [[statistics.fmean(seed[i][metric] for seed in values) for i in range(len(users))] for metric in range(2)]
+    of_seeds = [[statistics.fmean(user[metric] for user in seed) for seed in values] for metric in range(2)]
+    return means, of_seeds
 
 
 def interval(differences, samples, seed):
@@ -48,10 +70,10 @@ def interval(differences, samples, seed):
 
 def compare(of, against, k=10, samples=1000, seed=0):
     """{"recall@k": {of, against, difference, low, high, of_seeds, against_seeds}, "ndcg@k": ...}"""
-    users, mine, my_seeds = read_model(of, k)
-    other_users, theirs, their_seeds = read_model(against, k)
-    if users != other_users:
-        raise SystemExit(f"{of[0]} and {against[0]} are about different users")
+    files = {path: read(path) for path in (*of, *against)}
+    check(files, k)
+    mine, my_seeds = model_figures([files[path] for path in of], k)
+    theirs, their_seeds = model_figures([files[path] for path in against], k)
     result = {}
     for metric, name in enumerate((f"recall@{k}", f"ndcg@{k}")):
         differences = [a - b for a, b in zip(mine[metric], theirs[metric])]
@@ -60,6 +82,10 @@ def compare(of, against, k=10, samples=1000, seed=0):
                         "difference": statistics.fmean(differences), "low": low, "high": high,
                         "of_seeds": my_seeds[metric], "against_seeds": their_seeds[metric]}
     return result
+
+
+def with_deviation(mean, seeds):
+    return f"{mean:.4f}" + (f" ± {statistics.stdev(seeds):.4f}" if len(seeds) > 1 else "")
 
 
 def main():
@@ -74,9 +100,10 @@ def main():
     if arguments.json:
         print(json.dumps(result, indent=1))
         return
-    print(f"{'':12}{'of':>9}{'against':>9}{'difference':>12}  95 % interval")
+    print(f"{'':12}{'of':>17}{'against':>17}{'difference':>12}  95 % interval")
     for name, values in result.items():
-        print(f"{name:12}{values['of']:9.4f}{values['against']:9.4f}{values['difference']:+12.4f}"
+        mine, theirs = (with_deviation(values[key], values[f"{key}_seeds"]) for key in ("of", "against"))
+        print(f"{name:12}{mine:>17}{theirs:>17}{values['difference']:+12.4f}"
               f"  [{values['low']:+.4f}, {values['high']:+.4f}]")
 
 

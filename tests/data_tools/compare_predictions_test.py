@@ -7,7 +7,7 @@ import unittest
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "data_tools"))
-from compare_predictions import compare, interval  # noqa: E402
+from compare_predictions import compare, interval, with_deviation  # noqa: E402
 
 
 def write(folder, name, lists, users=None):
@@ -48,6 +48,45 @@ class ComparePredictionsTest(unittest.TestCase):
         b = write(self.folder.name, "b", [[7], [1]], users=[0, 5])
         with self.assertRaisesRegex(SystemExit, "different users"):
             compare([a], [b])
+
+    def test_several_targets_of_a_user(self):
+        def lines(name, lists):
+            path = Path(self.folder.name) / name
+            targets = [[7, 8], [1, 2, 3, 4]]
+            path.write_text("".join(json.dumps({"user": user, "targets": targets[user], "items": items}) + "\n"
+                                    for user, items in enumerate(lists)))
+            return path
+
+        a, b = lines("a", [[8, 5, 7], [5, 3, 6]]), lines("b", [[5, 6, 9], [1, 2, 3]])
+        result = compare([a], [b], k=3, samples=10)
+        self.assertAlmostEqual(result["recall@3"]["of"], (2 / 2 + 1 / 4) / 2)
+        self.assertAlmostEqual(result["recall@3"]["against"], (0 + 3 / 4) / 2)
+        second = 1 / math.log2(3)  # the gains of ranks 1, 2, 3 are 1, this, 1/2
+        self.assertAlmostEqual(result["ndcg@3"]["of"], (1.5 / (1 + second) + second / (1.5 + second)) / 2)
+        self.assertAlmostEqual(result["ndcg@3"]["against"], (0 + 1) / 2)
+
+    def test_refuses_other_targets(self):
+        a = write(self.folder.name, "a", [[7], [1]])
+        b = Path(self.folder.name) / "b"
+        b.write_text(a.read_text().replace('"user": 1, "target": 7', '"user": 1, "target": 1'))
+        for of, against in (([a], [b]), ([a, b], [a])):
+            with self.assertRaisesRegex(SystemExit, "different targets for user 1"):
+                compare(of, against, k=1)
+
+    def test_refuses_a_user_who_comes_twice(self):
+        a = write(self.folder.name, "a", [[7], [1], [7]], users=[0, 1, 1])
+        with self.assertRaisesRegex(SystemExit, "user 1 comes twice"):
+            compare([a], [a], k=1)
+
+    def test_refuses_shorter_lists(self):
+        a = write(self.folder.name, "a", [[7, 1, 2], [1]])
+        compare([a], [a], k=3, samples=10)
+        with self.assertRaisesRegex(SystemExit, "top 4 of lists of 3 items"):
+            compare([a], [a], k=4)
+
+    def test_prints_the_deviation_over_the_seeds(self):
+        self.assertEqual(with_deviation(0.05, [0.04, 0.06]), f"0.0500 ± {math.sqrt(0.0002):.4f}")
+        self.assertEqual(with_deviation(0.05, [0.05]), "0.0500")
 
 
 if __name__ == "__main__":
