@@ -21,5 +21,9 @@ add_test(NAME count_traffic
                  --bin ${CMAKE_RUNTIME_OUTPUT_DIRECTORY} tensor=2,data=2,zero=2,sequence=1)
 set_tests_properties(count_traffic PROPERTIES LABELS mpi PROCESSORS 4 TIMEOUT 120
                      SKIP_RETURN_CODE 77 ENVIRONMENT OMP_NUM_THREADS=1)
-add_test(NAME compare_predictions_test COMMAND Python3::Interpreter
-         ${CMAKE_CURRENT_SOURCE_DIR}/data_tools/compare_predictions_test.py)
+foreach(script data_tools/compare_predictions data_tools/recompute_metrics launch/experiment
+        launch/reproduce launch/search launch/ablate_tokenizer)
+  get_filename_component(name ${script} NAME)
+  add_test(NAME ${name}_test
+           COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/${script}_test.py)
+endforeach()
