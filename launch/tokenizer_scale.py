@@ -4,15 +4,16 @@
   launch/tokenizer_scale.py --items 10000000 --output /data/scale
   launch/tokenizer_scale.py --items 10000000 --output /data/scale --kind rq_vae
 
-Draws a synthetic catalogue with two feature sources of --dim columns (unless the corpus is there), builds a tokenizer of
-three levels, by residual k-means of --iterations iterations each or by an RQ-VAE of --steps steps (without the
+Draws a synthetic catalogue with two feature sources of --dim columns (unless the corpus is there), builds a tokenizer
+of three levels, by residual k-means of --iterations iterations each or by an RQ-VAE of --steps steps (without the
 contrastive loss), and measures the rate of matrix products on the same machine right after. Prints and writes to
-OUTPUT/KIND.json the seconds of the build, the memory of all ranks (that of the largest, times their number), and for each part
-its rate in items per second and what share of the matrix products' rate its operations take:
+OUTPUT/KIND.json the seconds of the build, the memory of all ranks (that of the largest, times their number), and for
+each part its rate in items per second and what share of the matrix products' rate its operations take:
 
   level      a pass of k-means over the items; 2 x columns x codes operations an item (the distances)
   training   steps of the RQ-VAE; 6 operations an item and weight
-  encoding   of all items by the trained RQ-VAE, codes included; 2 operations an item and weight of encoders and codebooks
+  encoding   of all items by the trained RQ-VAE, codes included; 2 operations an item and weight of encoders and
+             codebooks
 """
 import argparse
 import json
@@ -20,7 +21,8 @@ import os
 import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from experiment import ROOT, as_settings, build as build_programs, write_file
+
 BIN = ROOT / "build/cpu/bin"
 HIDDEN_SIZES, SOURCE_SIZE, CODEBOOK_DIM = [512, 256], 128, 64  # of the RQ-VAE
 
@@ -43,25 +45,28 @@ def run(*command):
     subprocess.run([str(part) for part in command], check=True)
 
 
-def settings(values):
-    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
-
-
 def draw_corpus(arguments, corpus):
+    if corpus.exists():
+        manifest = json.loads((corpus / "manifest.json").read_text())
+        found = manifest["items"], [source["dim"] for source in manifest["features"]]
+        if found != (arguments.items, [arguments.dim] * 2):
+            raise SystemExit(f"{corpus} has {found[0]} items with features of {found[1]} columns, not what was asked")
+        return
     run(BIN / "mirabelle-data", "synth", "--output", corpus,
-        *settings({"synthetic.num_items": arguments.items, "synthetic.num_users": 100,
-                   "synthetic.content_dim": arguments.dim, "synthetic.style_dim": arguments.dim}))
+        *as_settings({"synthetic.num_items": arguments.items, "synthetic.num_users": 100,
+                      "synthetic.content_dim": arguments.dim, "synthetic.style_dim": arguments.dim}))
 
 
 def build(arguments, corpus, report):
     """The build's report, and the bytes of its largest process."""
-    values = {"data.corpus": corpus, "tokenizer.file": report.with_suffix(".h5"), "tokenizer.kind": arguments.kind,
-              "tokenizer.levels": [arguments.codes] * 3, "tokenizer.iterations": arguments.iterations,
-              "tokenizer.tolerance": 0, "rq_vae.hidden_sizes": HIDDEN_SIZES, "rq_vae.source_size": SOURCE_SIZE,
-              "rq_vae.codebook_dim": CODEBOOK_DIM, "rq_vae.batch_items": 1024, "rq_vae.steps": arguments.steps,
-              "rq_vae.contrastive_weight": 0}
+    values = {"data.corpus": str(corpus), "tokenizer.file": str(report.with_suffix(".h5")),
+              "tokenizer.kind": arguments.kind, "tokenizer.levels": [arguments.codes] * 3,
+              "tokenizer.iterations": arguments.iterations, "tokenizer.tolerance": 0,
+              "rq_vae.hidden_sizes": HIDDEN_SIZES, "rq_vae.source_size": SOURCE_SIZE,
+              "rq_vae.codebook_dim": CODEBOOK_DIM, "rq_vae.batch_items": 1024,
+              "rq_vae.steps": arguments.steps, "rq_vae.contrastive_weight": 0}
     command = [ROOT / "launch/mpirun.sh", arguments.ranks, BIN / "mirabelle-tokenizer-build", "--json", report,
-               *settings(values)]
+               *as_settings(values)]
     print("+", *command, flush=True)
     process = subprocess.Popen([str(part) for part in command])
     _, status, usage = os.wait4(process.pid, 0)  # of this build alone, not of the drawing before it
@@ -87,8 +92,8 @@ def parts(arguments, report):
 def main():
     arguments = parse_arguments()
     corpus, kernels = arguments.output / "corpus", arguments.output / "kernels.json"
-    if not corpus.exists():
-        draw_corpus(arguments, corpus)
+    build_programs("data", "tokenizer-build", "bench")
+    draw_corpus(arguments, corpus)
     report, largest = build(arguments, corpus, arguments.output / "report.json")
     run(BIN / "mirabelle-bench", "kernels", "--set", "backend=cpu", "--json", kernels)
     limits = json.loads(kernels.read_text())["limits"]
@@ -98,7 +103,7 @@ def main():
               "parts": [{"name": name, "items_per_second": rate,
                          "fraction_of_products": rate * operations / limits["product_flops_per_second"]}
                         for name, rate, operations in parts(arguments, report)]}
-    (arguments.output / f"{arguments.kind}.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_file(arguments.output / f"{arguments.kind}.json", json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 
 
