@@ -74,7 +74,8 @@ class Experiments:
         printed = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
         section, name = key.split(".")
         block = re.search(rf"^{section}:\n((?: .*\n|\n)*)", printed, re.MULTILINE).group(1)
-        return re.search(rf"^  {name}: *(.*?)(?: +#.*)?$", block, re.MULTILINE).group(1)
+        value = re.search(rf"^  {name}: *(.*?)(?: +#.*)?$", block, re.MULTILINE).group(1)
+        return json.loads(value) if value.startswith('"') else value
 
     def description(self, config, values):
         """All that a run's figures depend on, but for the programs' version."""

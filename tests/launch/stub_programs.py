@@ -18,7 +18,7 @@ def write(values):
 
 if "--print-config" in arguments:
     corpus = settings.get("data.corpus", program.parent / "corpus")
-    print(f"data:\\n  corpus: {corpus}  # a folder\\n  history_length: 20")
+    print(f"data:\\n  corpus: {json.dumps(str(corpus))}  # a folder\\n  history_length: 20")
 elif program.name == "mirabelle-tokenizer-build":
     write({"seconds": 30, "file": settings["tokenizer.file"]})
 elif program.name == "mirabelle-train":  # takes 60 s, or a moment where there is something to go on from
