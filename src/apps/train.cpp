@@ -42,7 +42,7 @@ struct TrainingRun {
         ranks(communicator.get(), config.parallel.tensor_parallel_size),
         stream(device),
         corpus(config.data.corpus),
-        ids(read_ids(config, corpus)),
+        ids(read_ids(config, corpus, world)),
         memory(plan_memory(config, ids, device, world)),
         model(config.model, ids.vocab_size(), ids.padded_vocab_size(),
               config.training.model_dtype(), limits(config, ids, world.size()), device,
@@ -54,11 +54,15 @@ struct TrainingRun {
             [this, &config] { return validate(config); }, config.tokenizer.file,
             token_rows(config, corpus, world)) {}
 
-  static SemanticIds read_ids(const Config& config, const Corpus& corpus) {
+  static SemanticIds read_ids(const Config& config, const Corpus& corpus,
+                              const Communicator& world) {
     SemanticIds ids = SemanticIds::read(config.tokenizer.file);
     MIRABELLE_CHECK_DATA(ids.num_items() == corpus.num_items(), config.tokenizer.file, " knows ",
                          ids.num_items(), " items, ", config.data.corpus, " has ",
                          corpus.num_items(), "; build the tokenizer on this corpus, or --assign");
+    if (world.rank() == 0) {
+      check_items(read_item_ids(config.tokenizer.file), corpus, config.tokenizer.file);
+    }
     return ids;
   }
 

@@ -133,14 +133,7 @@ class TrainedModel {
   }
 
   void check_items() const {
-    MIRABELLE_CHECK_DATA(tokenizer_.ids.num_items() == corpus_.num_items(), folder_.string(),
-                         " knows ", tokenizer_.ids.num_items(), " items, ",
-                         corpus_.folder().string(), " has ", corpus_.num_items());
-    for (int64_t item = 0; item < corpus_.num_items(); ++item) {
-      MIRABELLE_CHECK_DATA(tokenizer_.item_ids[item] == corpus_.item_id(item).dump(), "item ", item,
-                           " is ", tokenizer_.item_ids[item], " in ", folder_.string(), " and ",
-                           corpus_.item_id(item).dump(), " in ", corpus_.folder().string());
-    }
+    mirabelle::check_items(tokenizer_.item_ids, corpus_, folder_.string());
     if (tokenizer_.split_hash != corpus_.split_hash()) {
       spdlog::warn("the tokenizer was built on another split (hash {}) than that of {} (hash {})",
                    tokenizer_.split_hash, corpus_.folder().string(), corpus_.split_hash());

@@ -239,6 +239,8 @@ std::vector<float> Corpus::read_event_column(const std::string& name, int64_t sh
   return read_range<float>(file, "columns/" + name, events, offsets.front(), offsets.back());
 }
 
+std::string id_text(const json& id) { return id.is_string() ? id.get<std::string>() : id.dump(); }
+
 json Corpus::item_id(int64_t item) const {
   if (item_ids_.empty()) {
     item_ids_ = open_file(manifest_["catalogue"]).read_strings("item_ids", 0, num_items());

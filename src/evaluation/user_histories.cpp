@@ -109,10 +109,6 @@ std::vector<nlohmann::json> read_user_ids(const Corpus& corpus, std::span<const 
   return ids;
 }
 
-std::string id_text(const nlohmann::json& id) {
-  return id.is_string() ? id.get<std::string>() : id.dump();
-}
-
 std::vector<int32_t> distinct_items(std::span<const int32_t> items) {
   std::vector<int32_t> distinct(items.begin(), items.end());
   std::sort(distinct.begin(), distinct.end());

@@ -40,10 +40,12 @@ SemanticIds::SemanticIds(std::vector<int64_t> level_sizes, std::vector<int32_t> 
   for (int64_t level = 0; level < num_levels(); ++level) {
     MIRABELLE_CHECK_DATA(level_sizes_[level] > 0, "level ", level, " of the semantic IDs has size ",
                          level_sizes_[level], ", wanted at least 1");
+    const int64_t room = std::numeric_limits<int32_t>::max() - kVocabMultiple - vocab_size_;
+    MIRABELLE_CHECK_DATA(level_sizes_[level] <= room, "level ", level,
+                         " of the semantic IDs has size ", level_sizes_[level],
+                         ": the vocabulary would have more tokens than fit in 32 bits");
     level_begin_.push_back(vocab_size_);
     vocab_size_ += level_sizes_[level];
-    MIRABELLE_CHECK_DATA(vocab_size_ <= std::numeric_limits<int32_t>::max() - kVocabMultiple,
-                         "the vocabulary has ", vocab_size_, " tokens, more than fit in 32 bits");
   }
   padded_vocab_size_ = (vocab_size_ + kVocabMultiple - 1) / kVocabMultiple * kVocabMultiple;
 

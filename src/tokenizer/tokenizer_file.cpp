@@ -152,6 +152,9 @@ FeatureNormalization read_normalization(const Hdf5File& file) {
   for (size_t i = 0; i < names.size(); ++i) {
     MIRABELLE_CHECK_DATA(dims[i] > 0, file.path().string(), ": feature source ", names[i],
                          " has dim ", dims[i], ", wanted at least 1");
+    MIRABELLE_CHECK_DATA(weights[i] > 0 && std::isfinite(weights[i]), file.path().string(),
+                         ": feature source ", names[i], " has weight ", weights[i],
+                         ", wanted a positive number");
     normalization.sources.push_back({names[i], dims[i], weights[i]});
   }
   normalization.means = file.read<double>("features/means");
@@ -215,6 +218,17 @@ std::shared_ptr<const RqVae> read_rq_vae(const Hdf5File& file, const ResidualQua
   return model;
 }
 
+/// A codebook may have fewer rows than its level has codes: where there are fewer items.
+void check_codes(const Hdf5File& file, const SemanticIds& ids, const ResidualQuantizer& quantizer) {
+  for (int64_t item = 0; item < ids.num_items(); ++item) {
+    for (int64_t level = 0; level < quantizer.num_levels(); ++level) {
+      const int64_t code = ids.codes(item)[level], size = quantizer.codebooks[level].size;
+      MIRABELLE_CHECK_DATA(code < size, file.path().string(), ": item ", item, " has code ", code,
+                           " at level ", level, ", whose codebook has ", size, " rows");
+    }
+  }
+}
+
 ResidualQuantizer read_quantizer(const Hdf5File& file, const SemanticIds& ids,
                                  const std::string& collisions, bool has_rq_vae) {
   ResidualQuantizer quantizer;
@@ -235,6 +249,7 @@ ResidualQuantizer read_quantizer(const Hdf5File& file, const SemanticIds& ids,
       num_without == 1 || (num_without == 0 && collisions != "disambiguation_code"),
       file.path().string(), ": ", quantizer.num_levels(), " codebooks for ", ids.num_levels(),
       " levels, wanted one for each but the disambiguation code");
+  check_codes(file, ids, quantizer);
   if (has_rq_vae) quantizer.rq_vae = read_rq_vae(file, quantizer);
   return quantizer;
 }
@@ -300,6 +315,22 @@ SemanticIds read_semantic_ids(const std::filesystem::path& path) {
   SemanticIds ids = read_table(file);
   check_vocabulary(file, ids);
   return ids;
+}
+
+std::vector<std::string> read_item_ids(const std::filesystem::path& path) {
+  return open_checked(path).read_strings("table/item_ids");
+}
+
+void check_items(const std::vector<std::string>& item_ids, const Corpus& corpus,
+                 const std::string& owner) {
+  const auto num_items = static_cast<int64_t>(item_ids.size());
+  MIRABELLE_CHECK_DATA(num_items == corpus.num_items(), owner, " knows ", num_items, " items, ",
+                       corpus.folder().string(), " has ", corpus.num_items());
+  for (int64_t item = 0; item < num_items; ++item) {
+    const std::string id = id_text(corpus.item_id(item));
+    MIRABELLE_CHECK_DATA(item_ids[item] == id, "item ", item, " is ", item_ids[item], " in ", owner,
+                         " and ", id, " in ", corpus.folder().string());
+  }
 }
 
 }  // namespace mirabelle

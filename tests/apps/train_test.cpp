@@ -120,6 +120,47 @@ TEST_F(TrainProgramTest, BeginsWithWhatTheTokenizerKnows) {
       << output();
 }
 
+TEST_F(TrainProgramTest, ItemsMayBeNamedByTexts) {
+  std::string log = "user,item,time\n";
+  for (int user = 0; user < 60; ++user) {
+    for (int event = 0; event < 6; ++event) {
+      log += "u" + std::to_string(user) + ",B000" + std::to_string((user + 2 * event) % 20) + "," +
+             std::to_string(1000 * user + event) + "\n";
+    }
+  }
+  folder.write("log.csv", log);
+  const std::string config =
+      " --config tiny.yaml --set data.corpus=texts --set tokenizer.file=texts.h5 "
+      "--set tokenizer.kind=item_id --set training.output=texts-run --set training.max_steps=10 ";
+  ASSERT_EQ(run("mirabelle-data import --events log.csv --user-column user --item-column item "
+                "--time-column time --output texts"),
+            0)
+      << output();
+  ASSERT_EQ(run("mirabelle-tokenizer-build" + config), 0) << output();
+  ASSERT_EQ(run("mirabelle-train" + config), 0) << output();
+  ASSERT_EQ(run("mirabelle-evaluate --set evaluation.checkpoint=texts-run --json result.json"), 0)
+      << output();
+  EXPECT_EQ(json::parse(read_text_file(folder / "result.json"))["users"], 60);
+  ASSERT_EQ(run("mirabelle-recommend --set evaluation.checkpoint=texts-run --user u7"), 0)
+      << output();
+  EXPECT_NE(output().find("B000"), std::string::npos) << output();
+
+  // The same items in another order are another catalogue.
+  folder.write(
+      "other.csv", "user,item,time\n" + [&] {
+        std::string rows;
+        for (int i = 0; i < 20; ++i) rows += "u,C000" + std::to_string(i) + ",1\n";
+        return rows;
+      }());
+  ASSERT_EQ(run("mirabelle-data import --events other.csv --user-column user --item-column item "
+                "--time-column time --output other"),
+            0)
+      << output();
+  EXPECT_EQ(run("mirabelle-train" + config + "--set data.corpus=other", 2), 3);
+  EXPECT_NE(output().find("item 0 is B0000 in texts.h5 and C0000 in other"), std::string::npos)
+      << output();
+}
+
 TEST_F(TrainProgramTest, EveryLayoutWeighsLossesAndBeginsTheSame) {
   const std::string train =
       "mirabelle-train --config tiny.yaml --set training.max_steps=12 --set "

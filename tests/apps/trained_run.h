@@ -33,7 +33,7 @@ class TrainedRun : public ::testing::Test {
     std::vector<int32_t> codes;
     for (int32_t item = 0; item < kItems; ++item) {
       codes.push_back(item);
-      tokenizer.item_ids.push_back(corpus.item_id(item).dump());
+      tokenizer.item_ids.push_back(id_text(corpus.item_id(item)));
     }
     tokenizer.ids = SemanticIds({kItems}, codes);
     write_tokenizer_file(folder / "tokenizer.h5", tokenizer);

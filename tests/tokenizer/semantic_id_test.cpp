@@ -120,8 +120,10 @@ TEST(SemanticIdsTest, RefusesLevelsThatCannotBe) {
   EXPECT_EQ(message_of({}, {}), "semantic IDs need at least one level");
   EXPECT_EQ(message_of({4, 0}, {}), "level 1 of the semantic IDs has size 0, wanted at least 1");
   EXPECT_EQ(message_of({4, 4}, {1, 2, 3}), "3 codes do not make whole semantic IDs of 2 levels");
-  EXPECT_EQ(message_of({int64_t{1} << 31}, {}),
-            "the vocabulary has 2147483649 tokens, more than fit in 32 bits");
+  EXPECT_EQ(
+      message_of({int64_t{1} << 31}, {}),
+      "level 0 of the semantic IDs has size 2147483648: the vocabulary would have more tokens "
+      "than fit in 32 bits");
 }
 
 TEST(SemanticIdTrieTest, OfNoItemsHasOnlyARoot) {

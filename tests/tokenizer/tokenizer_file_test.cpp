@@ -33,7 +33,8 @@ class TokenizerFileTest : public ::testing::Test {
     tokenizer.item_ids = {"17", "B000Y", "\xC3\xA9"};
     tokenizer.quantizer.normalization = {
         {{"title", 2, 1.0}, {"image", 1, 0.5}}, {0.1, 0.2, 0.3}, {1, 0, 2}};
-    tokenizer.quantizer.codebooks = {{2, 3, {1, 2, 3, 4, 5, 6}}, {1, 3, {7, 8, 9}}};
+    tokenizer.quantizer.codebooks = {{2, 3, {1, 2, 3, 4, 5, 6}},
+                                     {3, 3, {7, 8, 9, 0, 1, 2, 3, 4, 5}}};
     return tokenizer;
   }
 
@@ -131,7 +132,7 @@ TEST_F(TokenizerFileTest, ReadsBackWhatWasWritten) {
   EXPECT_EQ(normalization.deviations, written.quantizer.normalization.deviations);
   ASSERT_EQ(read.quantizer.num_levels(), 2);
   EXPECT_EQ(read.quantizer.codebooks[0].rows, written.quantizer.codebooks[0].rows);
-  EXPECT_EQ(read.quantizer.codebooks[1].size, 1);
+  EXPECT_EQ(read.quantizer.codebooks[1].size, 3);
   EXPECT_EQ(read.quantizer.codebooks[1].rows, written.quantizer.codebooks[1].rows);
 }
 
@@ -255,6 +256,10 @@ TEST_F(TokenizerFileTest, RefusesSourcesThatDoNotMatch) {
   expect_refused("2 feature names, 2 dims and 1 weights");
   write_with("features/dims", writes<int64_t>("features/dims", {2, 0}, {2}));
   expect_refused("feature source image has dim 0");
+  for (const double weight : {0.0, -1.0, static_cast<double>(NAN)}) {
+    write_with("features/weights", writes<double>("features/weights", {1, weight}, {2}));
+    expect_refused("feature source image has weight");
+  }
   write_with("features/means", writes<double>("features/means", {0, 0}, {2}));
   expect_refused("2 means and 3 deviations, wanted 3 of each");
   write_with("features/deviations", writes<double>("features/deviations", {1, NAN, 1}, {3}));
@@ -271,6 +276,19 @@ TEST_F(TokenizerFileTest, RefusesCodebooksThatDoNotMatch) {
   expect_refused("codebooks/level_0 has shape [3, 3]");
   write_with("codebooks/level_1", writes<float>("codebooks/level_1", {1, 2, INFINITY}, {1, 3}));
   expect_refused("codebooks/level_1 holds inf at 2");
+  write_with("codebooks/level_1", writes<float>("codebooks/level_1", {1, 2, 3, 4, 5, 6}, {2, 3}));
+  expect_refused("item 1 has code 2 at level 1, whose codebook has 2 rows");
+}
+
+TEST_F(TokenizerFileTest, RefusesALevelWhoseSizeOverflows) {
+  const int64_t large = std::numeric_limits<int64_t>::max();
+  write_with("table/level_sizes", writes<int64_t>("table/level_sizes", {2, 3, large}, {3}));
+  expect_refused("level 2 of the semantic IDs has size 9223372036854775807");
+}
+
+TEST_F(TokenizerFileTest, ReadsItemIdsAlone) {
+  write_tokenizer_file(path_, example());
+  EXPECT_EQ(read_item_ids(path_), example().item_ids);
 }
 
 TEST_F(TokenizerFileTest, LeavesTheFormerFileWhenItCannotWrite) {

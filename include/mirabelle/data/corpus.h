@@ -17,6 +17,9 @@ enum class Split { kValidation, kTest };
 const char* to_string(Split split);
 Split parse_split(const std::string& name);  ///< "validation" or "test"; else a kUsage Error
 
+/// A data set's own ID of a user or item as text, without the quotes of a JSON string.
+std::string id_text(const nlohmann::json& id);
+
 /// Some neighbouring users of one shard, with their histories, oldest event first.
 /// Events [0, train_length) train the model; the next valid_length are validation targets; the rest
 /// are test targets. Leave-one-out is the case valid_length = test length = 1.

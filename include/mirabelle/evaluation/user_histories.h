@@ -25,9 +25,6 @@ HistoryBlock read_user_histories(const Corpus& corpus, std::span<const int64_t> 
 /// Their IDs.
 std::vector<nlohmann::json> read_user_ids(const Corpus& corpus, std::span<const int64_t> users);
 
-/// An ID as text, without the quotes of a JSON string.
-std::string id_text(const nlohmann::json& id);
-
 /// Distinct items, ascending.
 std::vector<int32_t> distinct_items(std::span<const int32_t> items);
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "mirabelle/data/corpus.h"
 #include "mirabelle/tokenizer/residual_quantizer.h"
 #include "mirabelle/tokenizer/semantic_id.h"
 
@@ -67,5 +68,12 @@ TokenizerFile read_tokenizer_file(const std::filesystem::path& path);
 
 /// Only the item <-> semantic-ID table.
 SemanticIds read_semantic_ids(const std::filesystem::path& path);
+
+/// Only the data set's own IDs of the items.
+std::vector<std::string> read_item_ids(const std::filesystem::path& path);
+
+/// Throws a kData Error unless these are the corpus' items, in its order; `owner` has the IDs.
+void check_items(const std::vector<std::string>& item_ids, const Corpus& corpus,
+                 const std::string& owner);
 
 }  // namespace mirabelle
