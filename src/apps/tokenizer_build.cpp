@@ -7,6 +7,7 @@
 #include "mirabelle/config/command_line.h"
 #include "mirabelle/config/config.h"
 #include "mirabelle/core/error.h"
+#include "mirabelle/core/files.h"
 #include "mirabelle/core/logging.h"
 #include "mirabelle/core/progress.h"
 #include "mirabelle/core/table.h"
@@ -162,6 +163,7 @@ int run(int argc, char** argv, const Communicator& world) {
                         "data.corpus must name the folder of a corpus (see mirabelle-data import)");
 
   const Corpus corpus(config.data.corpus);
+  if (world.rank() == 0) check_writable(config.tokenizer.file);
   Throughput throughput;
   const TokenizerFile tokenizer =
       assigns ? assign(corpus, config, world) : build(corpus, config, world, throughput);

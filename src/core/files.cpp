@@ -64,6 +64,13 @@ void AtomicPath::commit() {
   committed_ = true;
 }
 
+void check_writable(const fs::path& path) {
+  const AtomicPath target(path);
+  const std::ofstream file(target.path());
+  MIRABELLE_CHECK_DATA(file && !fs::is_directory(path), path.string(), ": cannot write: ",
+                       fs::is_directory(path) ? "is a folder" : std::strerror(errno));
+}
+
 std::string read_text_file(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   MIRABELLE_CHECK_DATA(file && !fs::is_directory(path), path.string(), ": cannot read: ",

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
+#include <tuple>
 
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/random.h"
@@ -31,20 +33,51 @@ void for_each_chunk(int64_t num_rows, const Body& body) {
   }
 }
 
-/// w_ij of both items' lists, symmetric.
-Sparse weights_of(const CoOccurrences& pairs) {
+struct Entry {
+  int32_t column;
+  float weight;
+};
+
+/// The pairs that name an item as the partner, of all items one after the other, each item's
+/// ascending; those of item i begin at begins[i].
+std::vector<Entry> lists_that_name(const CoOccurrences& pairs, std::vector<int64_t>& begins) {
   const int64_t num_items = static_cast<int64_t>(pairs.offsets.size()) - 1;
-  std::vector<Eigen::Triplet<float, int64_t>> entries;
-  entries.reserve(2 * pairs.partners.size());
+  begins.assign(num_items + 1, 0);
+  for (const int32_t partner : pairs.partners) ++begins[partner + 1];
+  std::partial_sum(begins.begin(), begins.end(), begins.begin());
+  std::vector<int64_t> next = begins;
+  std::vector<Entry> entries(pairs.partners.size());
   for (int64_t item = 0; item < num_items; ++item) {
     for (int64_t i = pairs.offsets[item]; i < pairs.offsets[item + 1]; ++i) {
-      entries.emplace_back(item, pairs.partners[i], pairs.weights[i]);
-      entries.emplace_back(pairs.partners[i], item, pairs.weights[i]);
+      entries[next[pairs.partners[i]]++] = {static_cast<int32_t>(item), pairs.weights[i]};
     }
   }
+  return entries;
+}
+
+/// The larger of w_ij in both items' lists, symmetric.
+Sparse weights_of(const CoOccurrences& pairs) {
+  const int64_t num_items = static_cast<int64_t>(pairs.offsets.size()) - 1;
+  std::vector<int64_t> begins;
+  const std::vector<Entry> named_by = lists_that_name(pairs, begins);
   Sparse weights(num_items, num_items);
-  weights.setFromTriplets(entries.begin(), entries.end(),
-                          [](float a, float b) { return std::max(a, b); });
+  weights.reserve(2 * static_cast<int64_t>(pairs.partners.size()));
+  std::vector<Entry> row;
+  for (int64_t item = 0; item < num_items; ++item) {
+    row.assign(named_by.begin() + begins[item], named_by.begin() + begins[item + 1]);
+    for (int64_t i = pairs.offsets[item]; i < pairs.offsets[item + 1]; ++i) {
+      row.push_back({pairs.partners[i], pairs.weights[i]});
+    }
+    std::ranges::sort(row, [](const Entry& a, const Entry& b) {
+      return std::tie(a.column, b.weight) < std::tie(b.column, a.weight);  // heavier first
+    });
+    weights.startVec(item);
+    for (size_t i = 0; i < row.size(); ++i) {
+      if (i > 0 && row[i].column == row[i - 1].column) continue;
+      weights.insertBack(item, row[i].column) = row[i].weight;
+    }
+  }
+  weights.finalize();
   return weights;
 }
 

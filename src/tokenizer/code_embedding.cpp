@@ -64,6 +64,7 @@ std::vector<float> code_embedding(const Corpus& corpus, const TokenizerFile& tok
                         "training.initial_embedding=features needs a tokenizer made of features; "
                         "this one is of kind ",
                         tokenizer.kind);
+  check_sources(sources, corpus);
   const TokenizerConfig& config = recipe.tokenizer;
   std::shared_ptr<const std::vector<float>> co_occurrences;
   if (config.co_occurrence_dim > 0) {

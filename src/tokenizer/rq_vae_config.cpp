@@ -31,8 +31,9 @@ void RqVaeConfig::visit(ConfigFields& fields) {
                "decode each item from its first r codes, with r drawn anew each time");
   fields.field("kmeans_initialization", kmeans_initialization,
                "first codebooks by residual k-means on the first latents; false: random rows");
-  fields.field("dead_code_steps", dead_code_steps,
-               "a code without an item for so many steps moves to an item; 0 = never");
+  fields.field(
+      "dead_code_steps", dead_code_steps,
+      "a code without an item for so many steps (counted every 20) moves to an item; 0 = never");
   fields.field("contrastive_weight", contrastive_weight,
                "of the loss that brings items of the same histories together; 0 = none");
   fields.field("contrastive_similarity", contrastive_similarity,

@@ -398,10 +398,6 @@ void Fit::look(int64_t steps_done) {
   fill_zero(counts_.view(), stream_);
   const std::vector<double> losses = gather_losses();  // waits for the stream
   communicator_.all_reduce(view_of(counts), ReduceOp::kSum, stream_);
-  if (config_.dead_code_steps > 0 && steps_done < config_.steps) {
-    move_dead_codes(steps_done, counts, steps_since);
-  }
-
   RqVaeProgress now{};
   now.step = steps_done;
   now.steps = config_.steps;
@@ -411,6 +407,11 @@ void Fit::look(int64_t steps_done) {
   now.total = now.reconstruction +
               (config_.commitment_weight + (is_ema() ? 0 : 1)) * now.quantization +
               config_.contrastive_weight * now.contrastive;
+  MIRABELLE_CHECK(std::isfinite(now.total), "the RQ-VAE's loss is ", now.total, " at step ",
+                  steps_done, "; ", kLowerRateMayHelp);
+  if (config_.dead_code_steps > 0 && steps_done < config_.steps) {
+    move_dead_codes(steps_done, counts, steps_since);
+  }
   now.used_codes = 1 - static_cast<double>(std::count(counts.begin(), counts.end(), 0)) /
                            static_cast<double>(num_codes);
   const Clock::time_point time = Clock::now();
@@ -451,7 +452,8 @@ std::vector<double> Fit::gather_losses() {
 }
 
 /// Codes without an item for long take what an item of the last batch had left before their level.
-/// AdamW's means of their gradients are 0 by now, or nearly so.
+/// AdamW's means of their gradients have shrunk since, for the defaults to 0.9^100 of what they
+/// were.
 void Fit::move_dead_codes(int64_t step, const std::vector<int64_t>& counts, int64_t steps_since) {
   const int64_t dim = config_.codebook_dim;
   struct DeadCode {

@@ -34,32 +34,6 @@ std::vector<int64_t> old_rows(const TokenizerFile& old, const std::vector<std::s
   return rows;
 }
 
-void check_sources(const TokenizerFile& old, const Corpus& corpus) {
-  const std::vector<std::string> available = corpus.feature_names();
-  for (const FeatureSource& source : old.quantizer.normalization.sources) {
-    if (source.name == kCoOccurrenceSource) continue;
-    MIRABELLE_CHECK_DATA(std::ranges::find(available, source.name) != available.end(), "corpus ",
-                         corpus.folder().string(), " lacks the feature source ", source.name,
-                         " that the tokenizer was built from");
-    MIRABELLE_CHECK_DATA(corpus.feature_dim(source.name) == source.dim, "feature source ",
-                         source.name, " of corpus ", corpus.folder().string(), " has dim ",
-                         corpus.feature_dim(source.name), ", the tokenizer was built from dim ",
-                         source.dim);
-  }
-}
-
-/// Calls body(begin, end) for every run of at most `batch_items` neighbouring new items.
-template <typename Body>
-void for_each_new_batch(const std::vector<int64_t>& rows, int64_t batch_items, const Body& body) {
-  const int64_t num_items = static_cast<int64_t>(rows.size());
-  for (int64_t begin = 0, end = 0; begin < num_items; begin = end) {
-    end = begin + 1;
-    if (rows[begin] >= 0) continue;
-    while (end < num_items && rows[end] < 0 && end - begin < batch_items) ++end;
-    body(begin, end);
-  }
-}
-
 struct NewCodes {
   std::vector<int32_t> codes;                // [num_items, quantizer.num_levels()], 0 for old items
   double error_before = 0, error_after = 0;  // sums of squares over the new items
@@ -69,23 +43,35 @@ struct NewCodes {
 NewCodes encode_new_items(const ResidualQuantizer& quantizer, const Corpus& corpus,
                           const std::vector<int64_t>& rows, int64_t batch_items,
                           const Communicator& communicator) {
+  const int64_t num_levels = quantizer.num_levels();
   NewCodes result;
-  result.codes.resize(rows.size() * quantizer.num_levels());
-  const ItemRows items = quantized_rows(quantizer, corpus, batch_items);
+  result.codes.resize(rows.size() * num_levels);
+  std::vector<int64_t> items;  // the new ones
+  for (size_t item = 0; item < rows.size(); ++item) {
+    if (rows[item] < 0) items.push_back(static_cast<int64_t>(item));
+  }
+  const auto num_new = static_cast<int64_t>(items.size());
   double errors[2] = {};
-  if (communicator.rank() == 0) {
+  if (communicator.rank() == 0 && num_new > 0) {
+    const ItemRows features = quantized_rows(quantizer, corpus, batch_items, &items);
     std::vector<float> values;
+    std::vector<int32_t> codes;
     const auto squares = [&] {
       return std::inner_product(values.begin(), values.end(), values.begin(), 0.0);
     };
-    for_each_new_batch(rows, batch_items, [&](int64_t begin, int64_t end) {
-      values.resize((end - begin) * items.dim);
-      items.read(begin, end, values.data());
+    for (int64_t begin = 0; begin < num_new; begin += batch_items) {
+      const int64_t n = std::min(batch_items, num_new - begin);
+      values.resize(n * features.dim);
+      codes.resize(n * num_levels);
+      features.read(begin, begin + n, values.data());
       errors[0] += squares();
-      quantizer.encode(result.codes.data() + begin * quantizer.num_levels(), values.data(),
-                       end - begin);
+      quantizer.encode(codes.data(), values.data(), n);
       errors[1] += squares();
-    });
+      for (int64_t i = 0; i < n; ++i) {
+        std::copy_n(codes.begin() + i * num_levels, num_levels,
+                    result.codes.begin() + items[begin + i] * num_levels);
+      }
+    }
   }
   const Stream stream;
   communicator.broadcast(view_of(result.codes.data(), {static_cast<int64_t>(result.codes.size())}),
@@ -197,7 +183,7 @@ AssignedTokenizer assign_new_items(const TokenizerFile& old, const Corpus& corpu
     tokenizer.report = report.dump();
     return result;
   }
-  check_sources(old, corpus);
+  check_sources(old.quantizer.normalization.sources, corpus);
   new_codes = encode_new_items(old.quantizer, corpus, rows, batch_items, communicator);
   tokenizer.ids = extended_ids(old, corpus, tokenizer.item_ids, rows, std::move(new_codes.codes),
                                batch_items, communicator);

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <memory>
 #include <numeric>
 #include <sstream>
 
 #include "corpus_items.h"
 #include "mirabelle/core/error.h"
+#include "mirabelle/core/logging.h"
 #include "mirabelle/data/training_histories.h"
 #include "mirabelle/tokenizer/canonical_sum.h"
 #include "mirabelle/tokenizer/co_occurrence_embedding.h"
@@ -39,10 +41,10 @@ std::vector<FeatureSource> configured_sources(const Corpus& corpus, const Tokeni
     sources.push_back({names[i], corpus.feature_dim(names[i]),
                        config.feature_weights.empty() ? 1.0 : config.feature_weights[i]});
   }
+  MIRABELLE_CHECK_USAGE(std::ranges::find(names, kCoOccurrenceSource) == names.end(), "corpus ",
+                        corpus.folder().string(), " has a feature source ", kCoOccurrenceSource,
+                        ", the name of what tokenizer.co_occurrence_dim makes; give it another");
   if (config.co_occurrence_dim > 0) {
-    MIRABELLE_CHECK_USAGE(std::ranges::find(names, kCoOccurrenceSource) == names.end(),
-                          "tokenizer.co_occurrence_dim makes a source ", kCoOccurrenceSource,
-                          ", and corpus ", corpus.folder().string(), " has one of that name");
     sources.push_back({kCoOccurrenceSource, config.co_occurrence_dim, config.co_occurrence_weight});
   }
   return sources;
@@ -154,7 +156,11 @@ ResidualKMeans quantize(const ItemRows& rows, std::vector<Codebook> codebooks, i
     sum.add(std::move(errors));
   }
   result.errors = sum.finish();
-  for (double& error : result.errors) error /= static_cast<double>(rows.num_items);
+  for (double& error : result.errors) {
+    error /= static_cast<double>(rows.num_items);
+    MIRABELLE_CHECK(std::isfinite(error), "the RQ-VAE has latents that are not finite numbers; ",
+                    kLowerRateMayHelp);
+  }
   for (std::vector<int32_t>& codes : result.codes) {
     communicator.all_reduce(view_of(codes), ReduceOp::kSum, Stream());  // 0 on the other ranks
   }
@@ -222,8 +228,16 @@ TokenizerFile build_tokenizer(const Corpus& corpus, const TokenizerRecipe& recip
     return tokenizer;
   }
 
-  const CoOccurrences pairs = count_co_occurrences(corpus, recipe.co_occurrence, communicator);
   const std::vector<FeatureSource> sources = configured_sources(corpus, config);
+  const CoOccurrences pairs = count_co_occurrences(corpus, recipe.co_occurrence, communicator);
+  const bool wants_pairs = config.co_occurrence_dim > 0 ||
+                           (config.kind == "rq_vae" && recipe.rq_vae.contrastive_weight > 0);
+  if (wants_pairs && pairs.partners.empty() && communicator.rank() == 0) {
+    spdlog::warn(
+        "no two items meet in the training events (co_occurrence.window {}, min_count {}):"
+        " co-occurrence does nothing for this tokenizer",
+        recipe.co_occurrence.window, recipe.co_occurrence.min_count);
+  }
   std::shared_ptr<const std::vector<float>> embedding;
   if (config.co_occurrence_dim > 0) {
     embedding = std::make_shared<const std::vector<float>>(

@@ -162,6 +162,9 @@ TEST_F(TokenizerBuildTest, EndsWithStatusThreeForBadData) {
   EXPECT_EQ(run("--set data.corpus=" + folder_.string() + set_file("t.h5")), 3) << output_;
   EXPECT_EQ(run(set_corpus() + set_file("missing.h5") + " --assign"), 3);
   EXPECT_TRUE(said("missing.h5: no such file")) << output_;
+  EXPECT_EQ(run(set_corpus() + " --set tokenizer.file=/proc/t.h5"), 3);
+  EXPECT_TRUE(said("/proc/t.h5: cannot write")) << output_;
+  EXPECT_FALSE(said("level 1/")) << output_;  // before any work
 }
 
 }  // namespace

@@ -95,6 +95,19 @@ TEST_F(FilesTest, RefusesToWriteWhereNoFileCanBe) {
                [&] { write_text_file("/proc/file", "text"); });
 }
 
+TEST_F(FilesTest, SaysBeforehandWhetherAFileCanBeWritten) {
+  write_text_file(folder_ / "old", "text");
+  check_writable(folder_ / "old");
+  check_writable(folder_ / "new/file");
+  EXPECT_EQ(read_text_file(folder_ / "old"), "text");
+  EXPECT_TRUE(fs::is_empty(folder_ / "new"));
+  expect_error("/proc/mirabelle: cannot create", [&] { check_writable("/proc/mirabelle/file"); });
+  expect_error(ErrorKind::kData, "/proc/file: cannot write: No such file",
+               [&] { check_writable("/proc/file"); });
+  expect_error(ErrorKind::kData, "new: cannot write: is a folder",
+               [&] { check_writable(folder_ / "new"); });
+}
+
 TEST_F(FilesTest, ReadsBytesOfAnyValue) {
   std::string bytes;
   for (int i = 0; i < 70000; ++i) bytes += static_cast<char>(i * 37 % 256);

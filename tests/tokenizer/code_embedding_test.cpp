@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "mirabelle/core/error.h"
+#include "support/errors.h"
 #include "support/temporary_folder.h"
 #include "support/tiny_corpus.h"
 
@@ -106,6 +107,13 @@ TEST_F(CodeEmbeddingTest, CodesWithoutItemsHaveNoRow) {
     }
     EXPECT_EQ(rows[4 * token] != 0, is_used) << token;
   }
+}
+
+TEST_F(CodeEmbeddingTest, RefusesFeaturesOfAnotherWidth) {
+  TokenizerFile tokenizer = build(*self);
+  tokenizer.quantizer.normalization.sources.back().dim -= 1;
+  testing::expect_error(ErrorKind::kData, "the tokenizer was built from dim",
+                        [&] { code_embedding(corpus, tokenizer, recipe, 16, 3, *self); });
 }
 
 TEST_F(CodeEmbeddingTest, RefusesTokenizersWithoutFeatures) {

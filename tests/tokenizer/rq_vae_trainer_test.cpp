@@ -470,6 +470,16 @@ TEST(RqVaeBatchesTest, OfManyItemsRunsOfNeighboursAreRead) {
   EXPECT_EQ(runs.size(), 20u);
 }
 
+TEST(RqVaeErrorsTest, SaysThatItDiverged) {
+  const PlantedItems items = planted_items(8, 1);
+  RqVaeConfig config = planted_config();
+  config.learning_rate = 1e30;
+  expect_error("a lower rq_vae.learning_rate", [&] {
+    fit_rq_vae(items.rows(), kSources, nullptr, kLevels, config, 1, Device::kCpu,
+               *make_self_communicator());
+  });
+}
+
 TEST(RqVaeErrorsTest, SaysWhatDoesNotFit) {
   const PlantedItems items = planted_items(8, 1);
   const auto fit = [&](const RqVaeConfig& config, const CoOccurrences* pairs,

@@ -541,6 +541,34 @@ TEST_F(TokenizerBuilderTest, NewItemsGoThroughTheRqVae) {
   }
 }
 
+TEST_F(TokenizerBuilderTest, NewItemsMayStandAnywhere) {
+  write_items(folder_ / "old", numbers(20, 60));
+  write_items(folder_ / "new", numbers(0, 90));
+  std::vector<std::string> mixed;  // one old item between any two runs of new ones
+  for (int64_t i = 0; i < 90; ++i) mixed.push_back(std::to_string(i * 37 % 90));
+  write_items(folder_ / "mixed", mixed);
+  config_.collisions = "shared";
+  for (const char* kind : {"residual_kmeans", "rq_vae"}) {
+    config_.kind = kind;
+    rq_vae_.steps = 20;
+    const TokenizerFile old = build(folder_ / "old");
+    const SemanticIds in_order = assign(old, folder_ / "new").tokenizer.ids;
+    const AssignedTokenizer anywhere = assign(old, folder_ / "mixed");
+    EXPECT_EQ(anywhere.num_new_items, 50);
+    for (int64_t i = 0; i < 90; ++i) {
+      const auto codes = codes_of(anywhere.tokenizer.ids, i);
+      const auto expected = codes_of(in_order, i * 37 % 90);
+      EXPECT_EQ(codes[0], expected[0]) << kind << ' ' << i;
+      EXPECT_EQ(codes[1], expected[1]) << kind << ' ' << i;
+    }
+  }
+}
+
+TEST_F(TokenizerBuilderTest, RefusesASourceOfTheNameOfCoOccurrence) {
+  write_items(folder_, numbers(0, 5), 6, "co_occurrence");
+  expect_error(ErrorKind::kUsage, "has a feature source co_occurrence", [&] { build(folder_); });
+}
+
 TEST_F(TokenizerBuilderTest, CoOccurrenceIsASourceOfItsOwn) {
   // Features say nothing; histories are of even or of odd items; nobody has item 40.
   CorpusOptions options;

@@ -26,6 +26,10 @@ class AtomicPath {
   bool committed_ = false;
 };
 
+/// Throws unless a file can be written there, for those who work long before they do. Creates the
+/// parent folder if it is missing.
+void check_writable(const std::filesystem::path& path);
+
 /// The whole file. Throws a kData Error that names the path.
 std::string read_text_file(const std::filesystem::path& path);
 /// Atomically replaces the file.

@@ -20,8 +20,8 @@ namespace mirabelle {
 /// columns that the rank of M does not fill.
 ///
 /// Rank 0 computes, by subspace iteration from a start drawn by `seed`; it holds two matrices
-/// [num_items, dim + 16] and the pairs twice. The result is the same on every rank and for any
-/// number of ranks and threads. Collective.
+/// [num_items, dim + 16] and, beside the pairs, 32 bytes for each of them. The result, which every
+/// rank holds, is the same for any number of ranks and threads. Collective.
 std::vector<float> co_occurrence_embedding(const CoOccurrences& pairs, int64_t dim, int64_t seed,
                                            const Communicator& communicator);
 

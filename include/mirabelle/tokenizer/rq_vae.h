@@ -12,6 +12,10 @@
 
 namespace mirabelle {
 
+/// What to do about an RQ-VAE that diverged.
+inline constexpr const char* kLowerRateMayHelp =
+    "a lower rq_vae.learning_rate or contrastive_weight may help";
+
 // An RQ-VAE of several feature sources (PLUM, arXiv 2510.07784, section 3: SID-v2). For the
 // features x_m of an item's sources m, each of mean 0 and deviation 1 or so:
 //
