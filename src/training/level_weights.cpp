@@ -8,6 +8,8 @@
 namespace mirabelle {
 namespace {
 
+constexpr double kSmallestPrefixWeight = 1e-6;  // what is 0 could not gain again
+
 /// Scales to this sum.
 void normalize(std::vector<double>& values, double sum) {
   const double factor = sum / std::accumulate(values.begin(), values.end(), 0.0);
@@ -52,7 +54,8 @@ std::vector<double> adapted_prefix_weights(std::vector<double> prefix_weights,
   }
   const double largest = *std::max_element(losses.begin(), losses.end());
   for (int64_t level = 0; level < num_levels; ++level) {
-    prefix_weights[level] *= std::exp(rate * (losses[level] - largest));
+    const double weight = prefix_weights[level] * std::exp(rate * (losses[level] - largest));
+    prefix_weights[level] = std::max(weight, kSmallestPrefixWeight);
   }
   normalize(prefix_weights, 1);
   return prefix_weights;

@@ -44,9 +44,21 @@ TEST(LevelWeightsTest, PrefixesGainByTheirLossesFromStepToStep) {
   EXPECT_EQ(adapted_prefix_weights({0.25, 0.75}, {1, 3}, 0), (Values{0.25, 0.75}));
 }
 
+TEST(LevelWeightsTest, WhatHasFallenGainsAgain) {
+  Values weights;
+  for (int step = 0; step < 100; ++step) weights = adapted_prefix_weights(weights, {0, 4}, 1);
+  expect_near(weights, {1e-6, 1 - 1e-6}, 1e-11, "the prefix that is known");
+  for (int step = 0; step < 5; ++step) weights = adapted_prefix_weights(weights, {4, 0}, 1);
+  const double ratio = 1e-6 * std::exp(5 * 2.0);
+  expect_near(weights, {ratio / (1 + ratio), 1 / (1 + ratio)}, 1e-7, "after five steps");
+}
+
 TEST(LevelWeightsTest, LargeLossesDoNotOverflow) {
   expect_near(adapted_prefix_weights({}, {1e5, 1e5}, 1), {0.5, 0.5}, 1e-15, "alike");
-  expect_near(adapted_prefix_weights({}, {0, 1e5}, 1), {0, 1}, 1e-15, "one far worse");
+  expect_near(adapted_prefix_weights({}, {0, 1e5}, 1), {2e-6 / (1 + 2e-6), 1 / (1 + 2e-6)}, 1e-15,
+              "one far worse");  // 1e-6 beside 1/2
+  expect_near(adapted_prefix_weights({1, 0}, {0, 1e5}, 1), {0.5, 0.5}, 1e-15,
+              "a weight of 0 in a checkpoint");  // 1e-6 each
 }
 
 }  // namespace

@@ -22,7 +22,8 @@ namespace mirabelle {
 //
 //   w_l = w_l exp(rate * loss of prefix l in the step's global batch), scaled to a sum of 1
 //
-// so at equal losses they stay, and the prefix that is predicted worst gains.
+// so at equal losses they stay, and the prefix that is predicted worst gains. None falls below
+// 1e-6 before the scaling: it must be able to gain again.
 
 /// [num_levels]; config.level_weights are empty or have that size, as have prefix_weights.
 std::vector<double> level_weights(const TrainingConfig& config, int64_t num_levels,
