@@ -6,6 +6,20 @@
 #include "mirabelle/tokenizer/rq_vae.h"
 
 namespace mirabelle {
+namespace {
+
+/// Row i: that of items[i], which ascend.
+ItemRows selected_rows(ItemRows rows, std::vector<int64_t> items) {
+  const auto num_items = static_cast<int64_t>(items.size()), dim = rows.dim;
+  return {num_items, dim, [=](int64_t begin, int64_t end, float* out) {
+            for (int64_t first = begin, last = begin; first < end; first = last) {
+              while (last < end && items[last] - items[first] == last - first) ++last;
+              rows.read(items[first], items[first] + last - first, out + (first - begin) * dim);
+            }
+          }};
+}
+
+}  // namespace
 
 void check_sources(const std::vector<FeatureSource>& sources, const Corpus& corpus) {
   const std::vector<std::string> available = corpus.feature_names();
@@ -53,16 +67,6 @@ ItemRows normalized_rows(ItemRows rows, const FeatureNormalization& normalizatio
   return {rows.num_items, rows.dim, [=](int64_t begin, int64_t end, float* out) {
             rows.read(begin, end, out);
             normalization.apply(out, end - begin);
-          }};
-}
-
-ItemRows selected_rows(ItemRows rows, std::vector<int64_t> items) {
-  const auto num_items = static_cast<int64_t>(items.size()), dim = rows.dim;
-  return {num_items, dim, [=](int64_t begin, int64_t end, float* out) {
-            for (int64_t first = begin, last = begin; first < end; first = last) {
-              while (last < end && items[last] - items[first] == last - first) ++last;
-              rows.read(items[first], items[first] + last - first, out + (first - begin) * dim);
-            }
           }};
 }
 
