@@ -1,23 +1,19 @@
 """What experiment.py computes again, and what it refuses to take for the same, with stubs of the programs."""
 import json
 import sys
-import tempfile
 import unittest
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "launch"))
 from experiment import Experiments, write_file  # noqa: E402
-from stub_programs import calls, write_corpus, write_programs  # noqa: E402
+from stub_programs import StubProgramsTest, calls, write_corpus  # noqa: E402
 
 ALL = ["mirabelle-tokenizer-build", "mirabelle-train", "mirabelle-evaluate"]
 
 
-class ExperimentTest(unittest.TestCase):
+class ExperimentTest(StubProgramsTest):
     def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = Path(folder.name)
-        write_programs(self.folder)
+        super().setUp()
         self.config = self.folder / "config.yaml"
         self.config.write_text("training:\n  max_steps: 7\n")
 

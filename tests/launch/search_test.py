@@ -2,21 +2,17 @@
 import json
 import subprocess
 import sys
-import tempfile
 import unittest
 from pathlib import Path
 
-from stub_programs import write_programs
+from stub_programs import StubProgramsTest
 
 SEARCH = Path(__file__).resolve().parents[2] / "launch/search.py"
 
 
-class SearchTest(unittest.TestCase):
+class SearchTest(StubProgramsTest):
     def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = Path(folder.name)
-        write_programs(self.folder)
+        super().setUp()
         for name in ("a.yaml", "b.yaml"):
             (self.folder / name).write_text("")
 

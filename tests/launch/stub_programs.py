@@ -1,6 +1,8 @@
 """Programs that do nothing but write what launch/experiment.py reads."""
 import json
 import sys
+import tempfile
+import unittest
 from pathlib import Path
 
 STUB = f"#!{sys.executable}\n" + '''
@@ -52,3 +54,11 @@ def write_corpus(folder, split_hash):
 def calls(folder):
     """The programs called so far, but for questions about a configuration."""
     return [line for line in (Path(folder) / "calls").read_text().splitlines() if "--print-config" not in line]
+
+
+class StubProgramsTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        write_programs(self.folder)
