@@ -142,7 +142,7 @@ def draw_table():
             "recommended again.",
             "Means over the seeds ± their sample standard deviation. *head*, *torso* and *tail* are recall@10 of",
             "three groups of targets: the most popular items that make up a third of the training events, the next "
-            "third, the rest.", ""]
+            "third, the rest. Minutes of rows that were not run on one day may be of machines of different speed.", ""]
     for dataset in datasets:
         mine = [values for values in rows if values["dataset"] == dataset]
         mine.sort(key=lambda values: -values["recall@10"])
