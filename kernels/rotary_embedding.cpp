@@ -1,6 +1,9 @@
 #include "mirabelle/kernels/rotary_embedding.h"
 
+#include <cmath>
+
 #include "check_operand.h"
+#include "mirabelle/core/copy.h"
 #include "mirabelle/core/dispatch.h"
 
 namespace mirabelle {
@@ -31,14 +34,31 @@ QkvShape check_projection(const char* projected_name, const TensorView& projecte
 
 }  // namespace
 
-void fill_rotary_table(const TensorView& table, double theta, const Stream& stream) {
-  MIRABELLE_CHECK(table.shape.rank() == 3 && table.shape[2] == 2, "table has shape ", table.shape,
-                  ", wanted [max_seq_len, head_dim / 2, 2]");
+std::vector<double> rotary_frequencies(int64_t head_dim, double theta) {
   MIRABELLE_CHECK(theta > 0, "theta is ", theta, ", wanted a positive number");
-  dispatch<float>(table.device, table.dtype, [&]<Device D, typename T>() {
-    backend::fill_rotary_table<D, T>(table.as<T>(), table.shape[0], 2 * table.shape[1], theta,
-                                     stream);
-  });
+  std::vector<double> frequencies;
+  for (int64_t i = 0; i < head_dim / 2; ++i) {
+    frequencies.push_back(std::pow(theta, -2.0 * static_cast<double>(i) / head_dim));
+  }
+  return frequencies;
+}
+
+void fill_rotary_table(const TensorView& table, std::span<const double> frequencies,
+                       double amplitude, const Stream& stream) {
+  const auto half = static_cast<int64_t>(frequencies.size());
+  MIRABELLE_CHECK(table.shape.rank() == 3 && table.shape[1] == half && table.shape[2] == 2,
+                  "table has shape ", table.shape, ", wanted [max_seq_len, ", half, ", 2]");
+  const auto fill = [&]<typename T>(T) {
+    std::vector<T> values(table.num_elements());
+    for (int64_t i = 0; i < table.shape[0] * half; ++i) {
+      const double angle = static_cast<double>(i / half) * frequencies[i % half];
+      values[2 * i] = static_cast<T>(amplitude * std::cos(angle));
+      values[2 * i + 1] = static_cast<T>(amplitude * std::sin(angle));
+    }
+    copy(table, view_of(values).reshaped(table.shape), stream);
+    stream.synchronize();
+  };
+  table.dtype == DType::kFloat64 ? fill(double{}) : fill(float{});
 }
 
 void split_and_rotate(const TensorView& qkv, const TensorView& projected,

@@ -3,17 +3,10 @@
 #include <cmath>
 
 #include "cpu/dropout_mask.h"
-#include "cpu/parallel_threshold.h"
+#include "cpu/token_chunks.h"
 #include "dropout_arguments.h"
 
 namespace mirabelle::backend {
-namespace {
-
-/// The first token of chunk `chunk` of `num_chunks`; that of the next one is its end.
-int64_t chunk_begin(int64_t chunk, int64_t num_chunks, int64_t n) { return chunk * n / num_chunks; }
-
-}  // namespace
-
 template <Device D, typename T>
 void residual_rms_norm_forward(T* out, T* residual_out, Wide<T>* rstd, const T* residual,
                                const T* branch, const T* weight, int64_t num_tokens,
@@ -49,12 +42,8 @@ void residual_rms_norm_backward(T* grad_residual, T* grad_branch, Wide<T>* grad_
                                 const T* weight, int64_t num_tokens, int64_t hidden_size,
                                 int64_t num_chunks, const DropoutArguments& dropout,
                                 Wide<T>* workspace, const Stream&) {
-#pragma omp parallel for schedule(static) if (num_tokens * hidden_size > kParallelThreshold)
-  for (int64_t chunk = 0; chunk < num_chunks; ++chunk) {
-    Wide<T>* weight_sum = workspace + chunk * hidden_size;
-    std::fill(weight_sum, weight_sum + hidden_size, Wide<T>{0});
-    const int64_t end = chunk_begin(chunk + 1, num_chunks, num_tokens);
-    for (int64_t token = chunk_begin(chunk, num_chunks, num_tokens); token < end; ++token) {
+  const auto add_tokens = [&](int64_t begin, int64_t end, Wide<T>* weight_sum) {
+    for (int64_t token = begin; token < end; ++token) {
       const T* x = residual_out + token * hidden_size;
       const T* dy = grad_out + token * hidden_size;
       T* dx = grad_residual + token * hidden_size;
@@ -75,14 +64,9 @@ void residual_rms_norm_backward(T* grad_residual, T* grad_branch, Wide<T>* grad_
         });
       }
     }
-  }
-#pragma omp parallel for simd schedule(static) if (num_chunks * hidden_size > kParallelThreshold)
-  for (int64_t i = 0; i < hidden_size; ++i) {
-    Wide<T> total = 0;
-    for (int64_t chunk = 0; chunk < num_chunks; ++chunk)
-      total += workspace[chunk * hidden_size + i];
-    grad_weight[i] += total;
-  }
+  };
+  sum_over_tokens(grad_weight, workspace, num_tokens, num_chunks, hidden_size,
+                  num_tokens * hidden_size, add_tokens);
 }
 
 #define INSTANTIATE(T)                                                                           \

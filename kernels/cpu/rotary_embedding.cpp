@@ -1,7 +1,6 @@
 #include "mirabelle/kernels/rotary_embedding.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "cpu/check_indices.h"
 #include "cpu/parallel_threshold.h"
@@ -50,20 +49,6 @@ void move_head(T* to, const T* from, const Wide<T>* cos_sin, bool is_value, Wide
 }  // namespace
 
 template <Device D, typename T>
-void fill_rotary_table(T* table, int64_t max_seq_len, int64_t head_dim, double theta,
-                       const Stream&) {
-  const int64_t half = head_dim / 2;
-#pragma omp parallel for schedule(static) if (max_seq_len * half > 1024)
-  for (int64_t position = 0; position < max_seq_len; ++position) {
-    for (int64_t i = 0; i < half; ++i) {
-      const double angle = position * std::pow(theta, -2.0 * i / head_dim);
-      table[(position * half + i) * 2] = static_cast<T>(std::cos(angle));
-      table[(position * half + i) * 2 + 1] = static_cast<T>(std::sin(angle));
-    }
-  }
-}
-
-template <Device D, typename T>
 void split_and_rotate(T* qkv, const T* projected, const int32_t* positions, const Wide<T>* table,
                       int64_t num_tokens, int64_t max_seq_len, int64_t num_kv_heads,
                       int64_t group_size, int64_t head_dim, const Stream&) {
@@ -88,10 +73,6 @@ void split_and_rotate_backward(T* grad_projected, const T* grad_qkv, const int32
                 });
 }
 
-template void fill_rotary_table<Device::kCpu, float>(float*, int64_t, int64_t, double,
-                                                     const Stream&);
-template void fill_rotary_table<Device::kCpu, double>(double*, int64_t, int64_t, double,
-                                                      const Stream&);
 #define INSTANTIATE(T)                                                                           \
   template void split_and_rotate<Device::kCpu, T>(T*, const T*, const int32_t*, const Wide<T>*,  \
                                                   int64_t, int64_t, int64_t, int64_t, int64_t,   \

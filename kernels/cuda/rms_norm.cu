@@ -1,3 +1,4 @@
+#include "cuda/add_chunks.cuh"
 #include "cuda/block_reduce.cuh"
 #include "cuda/dropout_mask.cuh"
 #include "mirabelle/kernels/rms_norm.h"
@@ -126,15 +127,6 @@ __global__ void __launch_bounds__(kWarpsPerChunk* kWarp)
   }
 }
 
-__global__ void add_chunks_kernel(float* grad_weight, const float* workspace, int hidden_size,
-                                  int64_t num_chunks) {
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= hidden_size) return;
-  float total = 0;
-  for (int64_t chunk = 0; chunk < num_chunks; ++chunk) total += workspace[chunk * hidden_size + i];
-  grad_weight[i] += total;
-}
-
 /// Calls body.operator()<kVectors, kAligned>() for the number of vectors that a lane keeps.
 template <typename Body>
 void dispatch_hidden_size(int64_t hidden_size, bool aligned, Body&& body) {
@@ -187,10 +179,7 @@ void residual_rms_norm_backward(T* grad_residual, T* grad_branch, Wide<T>* grad_
             num_chunks, dropout, workspace);
     CUDA_CHECK(cudaGetLastError());
   });
-  constexpr int kThreads = 64;
-  add_chunks_kernel<<<ceil_div(hidden, kThreads), kThreads, 0, stream.cuda()>>>(
-      grad_weight, workspace, hidden, num_chunks);
-  CUDA_CHECK(cudaGetLastError());
+  add_chunks(grad_weight, workspace, hidden_size, num_chunks, stream.cuda());
 }
 
 #define INSTANTIATE(T)                                                                       \

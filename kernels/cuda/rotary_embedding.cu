@@ -7,15 +7,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__global__ void fill_table_kernel(float* table, int64_t num_angles, int half, double theta) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (index >= num_angles) return;
-  const int64_t position = index / half, i = index % half;
-  const double angle = position * pow(theta, -1.0 * i / half);
-  table[2 * index] = static_cast<float>(cos(angle));
-  table[2 * index + 1] = static_cast<float>(sin(angle));
-}
-
 /// Forward from the projection's layout to that of attention, or back. A thread takes eight
 /// features of the first half of a head together with those of the second. kAligned: half a head is
 /// a multiple of eight.
@@ -76,16 +67,6 @@ void launch_split(T* to, const T* from, const int32_t* positions, const float* t
 }  // namespace
 
 template <Device D, typename T>
-void fill_rotary_table(T* table, int64_t max_seq_len, int64_t head_dim, double theta,
-                       const Stream& stream) {
-  const int64_t num_angles = max_seq_len * (head_dim / 2);
-  if (num_angles == 0) return;
-  fill_table_kernel<<<ceil_div(num_angles, kThreads), kThreads, 0, stream.cuda()>>>(
-      table, num_angles, static_cast<int>(head_dim / 2), theta);
-  CUDA_CHECK(cudaGetLastError());
-}
-
-template <Device D, typename T>
 void split_and_rotate(T* qkv, const T* projected, const int32_t* positions, const Wide<T>* table,
                       int64_t num_tokens, int64_t, int64_t num_kv_heads, int64_t group_size,
                       int64_t head_dim, const Stream& stream) {
@@ -102,8 +83,6 @@ void split_and_rotate_backward(T* grad_projected, const T* grad_qkv, const int32
                       group_size, head_dim, stream);
 }
 
-template void fill_rotary_table<Device::kCuda, float>(float*, int64_t, int64_t, double,
-                                                      const Stream&);
 #define INSTANTIATE(T)                                                                          \
   template void split_and_rotate<Device::kCuda, T>(T*, const T*, const int32_t*, const float*,  \
                                                    int64_t, int64_t, int64_t, int64_t, int64_t, \

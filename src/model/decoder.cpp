@@ -132,6 +132,7 @@ void Decoder::project(int64_t layer, int64_t shard, const Scratch& s, const Tens
   const TensorView& weight = model_.tensors().layers[layer].qkv;
   linear_forward(s.projected.reshaped({qkv.shape[0], weight.shape[1]}), s.norm_out,
                  weight.slice(shard), stream);
+  model_.finish_projection(s.projected, s.projected, layer, shard, stream);
   split_and_rotate(qkv, s.projected, s.positions, model_.rotary_table(), stream);
 }
 

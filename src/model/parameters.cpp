@@ -59,6 +59,8 @@ ParameterLayout::ParameterLayout(const TransformerConfig& config, int64_t padded
     close_region();
   }
   take((2 * config.num_layers + 1) * hidden);
+  head_norms_ = take(config.query_key_norm ? config.num_layers * 2 * config.head_dim() : 0);
+  qkv_biases_ = take(config.qkv_bias ? config.num_layers * shards * sizes_.qkv_width : 0);
   close_region();
 }
 
@@ -69,7 +71,10 @@ std::vector<LogicalPiece> ParameterLayout::pieces() const {
                         offset};
   };
   std::vector<LogicalPiece> pieces{vocabulary(kEmbedding, embedding())};
-  for (int64_t i = 0; i < config_.num_layers; ++i) add_layer_pieces(i, pieces);
+  for (int64_t i = 0; i < config_.num_layers; ++i) {
+    add_matrix_pieces(i, pieces);
+    add_vector_pieces(i, pieces);
+  }
   const int64_t last = norms() + 2 * config_.num_layers * hidden;
   pieces.push_back(
       {"model.norm.weight", {hidden}, 0, hidden, 0, 1, last, share_.tensor_parallel_rank == 0});
@@ -77,28 +82,36 @@ std::vector<LogicalPiece> ParameterLayout::pieces() const {
   return pieces;
 }
 
-void ParameterLayout::add_layer_pieces(int64_t index, std::vector<LogicalPiece>& pieces) const {
-  const Layer& layer = layers_[index];
-  const int64_t hidden = config_.hidden_size, head_dim = config_.head_dim();
-  const int64_t shards = share_.num_local_shards(), first = share_.first_shard();
-  const int64_t kv_heads = sizes_.num_kv_heads, ffn = sizes_.ffn_hidden_size;
-  const int64_t group_rows = (sizes_.group_size + 2) * head_dim;
-
-  // `rows` rows of a logical matrix for every local key/value head, at row `at` of the head's group
-  const auto add_heads = [&](const char* name, int64_t total_heads, int64_t rows, int64_t at) {
-    for (int64_t i = 0; i < shards * kv_heads; ++i) {
-      const int64_t head = first * kv_heads + i;  // as if there were one for every shard
+/// Of the queries, keys and values, whose heads are stored group by group: `width` elements for
+/// each of their features.
+void ParameterLayout::add_head_pieces(int64_t index, const char* name_end, int64_t offset,
+                                      int64_t width, std::vector<LogicalPiece>& pieces) const {
+  const int64_t head_dim = config_.head_dim(), query_rows = sizes_.group_size * head_dim;
+  const int64_t group_rows = query_rows + 2 * head_dim;
+  const int64_t first = share_.first_shard() * sizes_.num_kv_heads;
+  const int64_t num_local = share_.num_local_shards() * sizes_.num_kv_heads;
+  // `rows` rows of a logical tensor for every local key/value head, at row `at` of the head's group
+  const auto add = [&](const std::string& name, int64_t total_heads, int64_t rows, int64_t at) {
+    const Shape shape =
+        width > 1 ? Shape{total_heads * head_dim, width} : Shape{total_heads * head_dim};
+    for (int64_t i = 0; i < num_local; ++i) {
+      const int64_t head = first + i;  // as if there were one for every shard
       const bool is_query = at == 0;
-      pieces.push_back({layer_name(index, name),
-                        {total_heads * head_dim, hidden},
-                        (is_query ? head : head / sizes_.kv_replicas) * rows,
-                        rows,
-                        0,
-                        hidden,
-                        layer.qkv + (i * group_rows + at) * hidden,
+      pieces.push_back({layer_name(index, (name + name_end).c_str()), shape,
+                        (is_query ? head : head / sizes_.kv_replicas) * rows, rows, 0, width,
+                        offset + (i * group_rows + at) * width,
                         is_query || head % sizes_.kv_replicas == 0});
     }
   };
+  add("self_attn.q_proj", config_.num_heads, query_rows, 0);
+  add("self_attn.k_proj", config_.num_kv_heads, head_dim, query_rows);
+  add("self_attn.v_proj", config_.num_kv_heads, head_dim, query_rows + head_dim);
+}
+
+void ParameterLayout::add_matrix_pieces(int64_t index, std::vector<LogicalPiece>& pieces) const {
+  const Layer& layer = layers_[index];
+  const int64_t hidden = config_.hidden_size;
+  const int64_t shards = share_.num_local_shards(), first = share_.first_shard();
   // a matrix whose columns are split evenly
   const auto add_columns = [&](const char* name, const Shape& shape, int64_t offset) {
     const int64_t width = shape[1] / share_.num_shards;
@@ -113,34 +126,38 @@ void ParameterLayout::add_layer_pieces(int64_t index, std::vector<LogicalPiece>&
     for (int64_t i = 0; i < shards * sizes_.num_ffn_blocks; ++i) {
       pieces.push_back({layer_name(index, name),
                         {config_.ffn_hidden_size, hidden},
-                        first * ffn + i * rows,
+                        first * sizes_.ffn_hidden_size + i * rows,
                         rows,
                         0,
                         hidden,
                         layer.gate_up + (2 * i + half) * rows * hidden});
     }
   };
-  const int64_t query_rows = sizes_.group_size * head_dim;
-  add_heads("self_attn.q_proj.weight", config_.num_heads, query_rows, 0);
-  add_heads("self_attn.k_proj.weight", config_.num_kv_heads, head_dim, query_rows);
-  add_heads("self_attn.v_proj.weight", config_.num_kv_heads, head_dim, query_rows + head_dim);
-  add_columns("self_attn.o_proj.weight", {hidden, config_.num_heads * head_dim},
+  add_head_pieces(index, ".weight", layer.qkv, hidden, pieces);
+  add_columns("self_attn.o_proj.weight", {hidden, config_.num_heads * config_.head_dim()},
               layer.attention_output);
   add_blocks("mlp.gate_proj.weight", 0);
   add_blocks("mlp.up_proj.weight", 1);
   add_columns("mlp.down_proj.weight", {hidden, config_.ffn_hidden_size}, layer.down);
+}
+
+void ParameterLayout::add_vector_pieces(int64_t index, std::vector<LogicalPiece>& pieces) const {
   const bool is_primary = share_.tensor_parallel_rank == 0;
-  const int64_t norm = norms() + 2 * index * hidden;
-  pieces.push_back(
-      {layer_name(index, "input_layernorm.weight"), {hidden}, 0, hidden, 0, 1, norm, is_primary});
-  pieces.push_back({layer_name(index, "post_attention_layernorm.weight"),
-                    {hidden},
-                    0,
-                    hidden,
-                    0,
-                    1,
-                    norm + hidden,
-                    is_primary});
+  // the same on all ranks
+  const auto add = [&](const char* name, int64_t size, int64_t offset) {
+    pieces.push_back({layer_name(index, name), {size}, 0, size, 0, 1, offset, is_primary});
+  };
+  const int64_t hidden = config_.hidden_size, head_dim = config_.head_dim();
+  add("input_layernorm.weight", hidden, norms() + 2 * index * hidden);
+  add("post_attention_layernorm.weight", hidden, norms() + (2 * index + 1) * hidden);
+  if (config_.query_key_norm) {
+    add("self_attn.q_norm.weight", head_dim, head_norms() + 2 * index * head_dim);
+    add("self_attn.k_norm.weight", head_dim, head_norms() + (2 * index + 1) * head_dim);
+  }
+  if (config_.qkv_bias) {
+    const int64_t size = share_.num_local_shards() * sizes_.qkv_width;
+    add_head_pieces(index, ".bias", qkv_biases() + index * size, 1, pieces);
+  }
 }
 
 std::vector<MatrixBatch> ParameterLayout::layer_matrices(int64_t index) const {
@@ -215,6 +232,16 @@ TransformerTensors view_tensors(const std::vector<TensorView>& regions,
                                 {existing(first_token(layout, shard), sizes.vocab_size), hidden}));
   }
   tensors.norms = view(layout.norm_region(), layout.norms(), {2 * config.num_layers + 1, hidden});
+  if (config.query_key_norm) {
+    tensors.head_norms =
+        view(layout.norm_region(), layout.head_norms(), {config.num_layers, 2, config.head_dim()});
+  }
+  TensorView biases;
+  if (config.qkv_bias) {
+    biases = view(layout.norm_region(), layout.qkv_biases(),
+                  {config.num_layers, shards, sizes.qkv_width});
+  }
+  const auto of_layer = [](const TensorView& all, int64_t i) { return all ? all.slice(i) : all; };
   const auto norm = [&](int64_t i) { return tensors.norms.rows(i, i + 1).reshaped({hidden}); };
   tensors.final_norm = norm(2 * config.num_layers);
   for (int64_t i = 0; i < config.num_layers; ++i) {
@@ -225,21 +252,22 @@ TransformerTensors view_tensors(const std::vector<TensorView>& regions,
          view(index, layer.attention_output, {shards, hidden, sizes.attention_width}),
          view(index, layer.gate_up, {shards, 2 * sizes.ffn_hidden_size, hidden}),
          view(index, layer.down, {shards, hidden, sizes.ffn_hidden_size}), norm(2 * i),
-         norm(2 * i + 1)});
+         norm(2 * i + 1), of_layer(tensors.head_norms, i), of_layer(biases, i)});
   }
   return tensors;
 }
 
 void initialize_weights(const TensorView& flat, const ParameterLayout& layout,
-                        const TransformerConfig& config, uint64_t seed,
+                        const TransformerConfig& config, int64_t vocab_size, uint64_t seed,
                         std::span<const float> token_rows) {
   const double deviation = config.initializer_range;
   const double to_residual = deviation / std::sqrt(2.0 * config.num_layers);
   const std::vector<bool> is_given = rows_with_values(token_rows, config.hidden_size);
   for (const LogicalPiece& piece : layout.pieces()) {
-    const bool is_norm = piece.shape.rank() == 1;
-    const int64_t all_columns = is_norm ? 1 : piece.shape[1];
+    const bool is_vector = piece.shape.rank() == 1;
+    const int64_t all_columns = is_vector ? 1 : piece.shape[1];
     const std::string_view name = piece.name;
+    const double of_vectors = name.ends_with(".bias") ? 0 : 1;
     const bool is_vocabulary = name == kEmbedding || name == kHead;
     const double scale = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight")
                              ? to_residual
@@ -247,7 +275,8 @@ void initialize_weights(const TensorView& flat, const ParameterLayout& layout,
     const uint64_t key = random_key(seed, "weight " + piece.name);
     const auto value = [&](int64_t row, int64_t column) {
       const int64_t element = row * all_columns + column;
-      if (is_norm) return 1.0;
+      if (is_vector) return of_vectors;
+      if (is_vocabulary && row >= vocab_size) return 0.0;
       const bool is_row_given = is_vocabulary && row < std::ssize(is_given) && is_given[row];
       return scale * (is_row_given ? token_rows[element] : random_normal(key, element));
     };

@@ -7,15 +7,18 @@
 #include "mirabelle/core/profile_range.h"
 #include "mirabelle/core/random.h"
 #include "mirabelle/kernels/attention.h"
+#include "mirabelle/kernels/bias.h"
 #include "mirabelle/kernels/concatenate.h"
 #include "mirabelle/kernels/cross_entropy.h"
 #include "mirabelle/kernels/embedding.h"
+#include "mirabelle/kernels/head_norm.h"
 #include "mirabelle/kernels/matmul.h"
 #include "mirabelle/kernels/reduce.h"
 #include "mirabelle/kernels/rms_norm.h"
 #include "mirabelle/kernels/rotary_embedding.h"
 #include "mirabelle/kernels/swiglu.h"
 #include "mirabelle/kernels/token_levels.h"
+#include "mirabelle/model/rotary_scaling.h"
 
 namespace mirabelle {
 namespace {
@@ -73,8 +76,8 @@ Transformer::Transformer(const TransformerConfig& config, int64_t vocab_size,
   rotary_table_ =
       Buffer({limits.max_sequence_tokens, config.head_dim() / 2, 2}, wide(dtype), device);
   const Stream stream(device);
-  fill_rotary_table(rotary_table_.view(), config.rope_theta, stream);
-  stream.synchronize();
+  const RotaryScaling rotary = rotary_scaling(config);
+  fill_rotary_table(rotary_table_.view(), rotary.frequencies, rotary.amplitude, stream);
   arena_ = Arena(arena_bytes_, device);
 }
 
@@ -125,11 +128,18 @@ void Transformer::allocate_gradients() {
   const int64_t num_norms = 2 * config_.num_layers + 1, hidden = config_.hidden_size;
   step_.dropout_keys = Buffer({ffn_site(config_.num_layers - 1) + 1}, DType::kInt64, device_);
   step_.norm_blocks = Buffer({num_norm_blocks(), num_norms, hidden}, grad_dtype, device_);
+  if (splits_head_norms()) {
+    step_.head_norm_shards =
+        Buffer({num_shards(), config_.num_layers, 2, config_.head_dim()}, grad_dtype, device_);
+  }
 
   const int64_t replicas = layout_.sizes().kv_replicas;
   if (replicas == 1) return;
   const int64_t local = std::min(replicas, num_shards()), ranks = replicas / local;
   step_.key_value_copies = Buffer({local, 2 * config_.head_dim() * hidden}, grad_dtype, device_);
+  if (config_.qkv_bias) {
+    step_.bias_copies = Buffer({local, 2 * config_.head_dim()}, grad_dtype, device_);
+  }
   if (ranks > 1) {
     const auto rank = static_cast<int>(layout_.share().tensor_parallel_rank);
     kv_group_ = parallel_.group().split(rank / static_cast<int>(ranks), rank, "key/value heads");
@@ -173,6 +183,11 @@ int64_t Transformer::num_norm_blocks() const {
   return share.sequence_parallel ? share.num_local_shards() : share.num_shards;
 }
 
+/// Of a head's norm every shard of the heads has a summand, in a place of its own.
+bool Transformer::splits_head_norms() const {
+  return config_.query_key_norm && layout_.share().is_split();
+}
+
 Transformer::Activations Transformer::plan(Arena& arena, int64_t num_tokens) const {
   const ShardSizes& sizes = layout_.sizes();
   const int64_t hidden = config_.hidden_size, shards = num_shards();
@@ -184,6 +199,9 @@ Transformer::Activations Transformer::plan(Arena& arena, int64_t num_tokens) con
     layer.attention_norm_rstd = take_wide({local_tokens});
     layer.qkv =
         take({shards, num_tokens, sizes.num_heads + 2 * sizes.num_kv_heads, config_.head_dim()});
+    if (config_.query_key_norm && limits_.training) {
+      layer.projected = take({shards, num_tokens, sizes.qkv_width});
+    }
     layer.residual_after_attention = take({local_tokens, hidden});
     layer.ffn_norm_rstd = take_wide({local_tokens});
     layer.gate_up = take({shards, num_tokens, 2 * sizes.ffn_hidden_size});
@@ -222,6 +240,9 @@ Transformer::Activations Transformer::plan(Arena& arena, int64_t num_tokens) con
   if (parallel_.sequence_parallel()) a.full_grad = take({num_tokens, hidden});
   const int64_t norm_tokens = local_tokens / std::max<int64_t>(num_norm_blocks(), 1);
   a.norm_workspace = take_wide({num_token_chunks(norm_tokens), hidden});
+  const int64_t chunks = num_token_chunks(num_tokens);
+  if (config_.query_key_norm) a.head_norm_workspace = take_wide({chunks, 2, config_.head_dim()});
+  if (config_.qkv_bias) a.bias_workspace = take_wide({chunks, sizes.qkv_width});
   const int64_t rows = logits_rows(num_tokens, vocab_size_);
   const bool is_split = layout_.share().is_split();
   a.logits = take({shards, rows, is_split ? sizes.vocab_size : vocab_size_});
@@ -338,12 +359,32 @@ void Transformer::attend(int64_t layer, const PackedBatch& batch, const Stream& 
   const int64_t num_tokens = batch.tokens.num_elements();
   const TensorView x = parallel_.gather_tokens(activations_.full, a.attention_norm_out, stream);
   for (int64_t shard = 0; shard < num_shards(); ++shard) {
-    const TensorView projected = activations_.widest.first(projected_shape(num_tokens));
-    linear_forward(projected.reshaped({num_tokens, weight.shape[1]}), x, weight.slice(shard),
-                   stream);
-    split_and_rotate(a.qkv.slice(shard), projected, batch.positions, rotary_table(), stream);
+    const TensorView raw = projected(layer, shard, num_tokens);
+    const TensorView finished = activations_.widest.first(raw.shape);
+    linear_forward(raw.reshaped({num_tokens, weight.shape[1]}), x, weight.slice(shard), stream);
+    finish_projection(finished, raw, layer, shard, stream);
+    split_and_rotate(a.qkv.slice(shard), finished, batch.positions, rotary_table(), stream);
   }
   attention_of_shards(layer, batch, stream);
+}
+
+/// Where the product of a layer's fused projection goes: kept if the norms' backward pass needs it.
+TensorView Transformer::projected(int64_t layer, int64_t shard, int64_t num_tokens) const {
+  const TensorView& kept = activations_.layers[layer].projected;
+  const TensorView memory = kept ? kept.slice(shard) : activations_.widest;
+  return memory.first(projected_shape(num_tokens));
+}
+
+void Transformer::finish_projection(const TensorView& out, const TensorView& projected,
+                                    int64_t layer, int64_t shard, const Stream& stream) const {
+  const TransformerTensors::Layer& w = tensors_.layers[layer];
+  if (w.qkv_bias) {
+    const TensorView bias = w.qkv_bias.slice(shard);
+    add_bias(projected.reshaped({projected.shape[0], bias.num_elements()}), bias, stream);
+  }
+  if (w.head_norms) {
+    head_norm_forward(out, projected, w.head_norms, config_.norm_epsilon, stream);
+  }
 }
 
 void Transformer::attention_of_shards(int64_t layer, const PackedBatch& batch,
@@ -442,6 +483,7 @@ void Transformer::begin_step(double loss_scale, uint64_t seed, int64_t step, con
   MIRABELLE_CHECK(limits_.training, "this model was made without gradients");
   if (limits_.gradients == GradientStorage::kAccumulated) fill_zero(gradients(), stream);
   fill_zero(step_.norm_blocks.view(), stream);
+  if (splits_head_norms()) fill_zero(step_.head_norm_shards.view(), stream);
   std::vector<int64_t> keys;
   for (int64_t site = 0; site < step_.dropout_keys.view().num_elements(); ++site) {
     keys.push_back(static_cast<int64_t>(random_key(seed, "dropout", {step, site})));
@@ -456,7 +498,7 @@ void Transformer::set_level_weights(const std::vector<double>& weights, const St
 }
 
 bool Transformer::shares_gradients() const {
-  return num_norm_blocks() > 0 || layout_.sizes().kv_replicas > 1;
+  return num_norm_blocks() > 0 || splits_head_norms() || layout_.sizes().kv_replicas > 1;
 }
 
 void Transformer::forward_backward(const PackedBatch& batch, const PassHooks& hooks,
@@ -496,7 +538,11 @@ void Transformer::forward_backward(const PackedBatch& batch, const PassHooks& ho
                      parallel_.gather_tokens(a.full_grad, a.grad_residual, stream), batch.tokens,
                      first_token(layout_), dropout_at(batch, embedding_site()), stream);
   finish(0);
-  if (hooks.gradient_final) sum_norm_gradients(stream);
+  if (hooks.gradient_final) {
+    sum_norm_gradients(stream);
+    sum_head_norm_gradients(stream);
+    sum_bias_replicas(stream);
+  }
   finish(layout_.norm_region());
 }
 
@@ -622,8 +668,31 @@ void Transformer::attention_backward_of_shards(int64_t layer, const PackedBatch&
     attention_backward(grad_qkv, grad_attention.slice(shard), a.attention_out.slice(shard),
                        a.attention_log_sum.slice(shard), qkv, batch.sequence_offsets,
                        limits_.max_sequence_tokens, attention_scale(), stream);
-    split_and_rotate_backward(qkv.reshaped(projected_shape(qkv.shape[0])), grad_qkv,
-                              batch.positions, rotary_table(), stream);
+    const TensorView grad_projected = qkv.reshaped(projected_shape(qkv.shape[0]));
+    split_and_rotate_backward(grad_projected, grad_qkv, batch.positions, rotary_table(), stream);
+    vectors_backward(layer, shard, grad_projected, stream);
+  }
+}
+
+/// Gradients of the norms and the biases of queries, keys and values, where the model has them.
+/// grad_projected becomes that of the product.
+void Transformer::vectors_backward(int64_t layer, int64_t shard, const TensorView& grad_projected,
+                                   const Stream& stream) {
+  const TransformerTensors::Layer& w = tensors_.layers[layer];
+  const TransformerTensors::Layer& grad_w = grad_tensors_.layers[layer];
+  const int64_t num_tokens = grad_projected.shape[0];
+  if (w.head_norms) {
+    const TensorView grad = splits_head_norms()
+                                ? step_.head_norm_shards.view().slice(shard).slice(layer)
+                                : grad_w.head_norms;
+    head_norm_backward(grad_projected, grad, grad_projected, projected(layer, shard, num_tokens),
+                       w.head_norms, config_.norm_epsilon, activations_.head_norm_workspace,
+                       stream);
+  }
+  if (w.qkv_bias) {
+    bias_backward(grad_w.qkv_bias.slice(shard),
+                  grad_projected.reshaped({num_tokens, w.qkv_bias.shape[1]}),
+                  activations_.bias_workspace, stream);
   }
 }
 
@@ -695,24 +764,54 @@ void Transformer::sum_norm_gradients(const Stream& stream) {
   fill_zero(blocks, stream);
 }
 
+/// The shards' summands in one tree, over this rank's first.
+void Transformer::sum_head_norm_gradients(const Stream& stream) {
+  if (!splits_head_norms()) return;
+  const TensorView& shards = step_.head_norm_shards.view();
+  const TensorView total = shards.slice(0);
+  tree_sum(total, shards, stream);
+  if (parallel_.size() > 1) parallel_.group().all_reduce(total, ReduceOp::kSum, stream);
+  add(grad_tensors_.head_norms, total, stream);
+  fill_zero(shards, stream);
+}
+
 /// Every copy of a key/value head gets the sum of all copies' gradients.
 void Transformer::sum_key_value_replicas(int64_t layer, const Stream& stream) {
   if (layout_.sizes().kv_replicas == 1) return;
-  const TensorView& copies = step_.key_value_copies.view();
-  const TensorView total = copies.slice(0);
   const TensorView& grad_qkv = grad_tensors_.layers[layer].qkv;
-  const auto rows_of_shard = [&](int64_t shard) {  // the last of each shard
-    const int64_t end = grad_qkv.shape[1];
-    const TensorView rows = grad_qkv.slice(shard).rows(end - 2 * config_.head_dim(), end);
-    return rows.reshaped(total.shape);
-  };
+  const int64_t end = grad_qkv.shape[1], begin = end - 2 * config_.head_dim();
+  sum_copies(
+      step_.key_value_copies.view(),
+      [&](int64_t shard) { return grad_qkv.slice(shard).rows(begin, end); }, stream);
+}
+
+/// The same of the biases, layer by layer.
+void Transformer::sum_bias_replicas(const Stream& stream) {
+  if (layout_.sizes().kv_replicas == 1 || !config_.qkv_bias) return;
+  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    const TensorView& grad_bias = grad_tensors_.layers[layer].qkv_bias;
+    const int64_t end = grad_bias.shape[1], begin = end - 2 * config_.head_dim();
+    sum_copies(
+        step_.bias_copies.view(),
+        [&](int64_t shard) { return grad_bias.slice(shard).rows(begin, end); }, stream);
+  }
+}
+
+/// `of_shard`: what a local shard has of a gradient of which neighbouring shards hold copies.
+/// `copies` [local replicas, elements]: memory.
+void Transformer::sum_copies(const TensorView& copies,
+                             const std::function<TensorView(int64_t shard)>& of_shard,
+                             const Stream& stream) {
+  const TensorView total = copies.slice(0);
   for (int64_t first = 0; first < num_shards(); first += copies.shape[0]) {
     for (int64_t i = 0; i < copies.shape[0]; ++i) {
-      copy(copies.slice(i), rows_of_shard(first + i), stream);
+      copy(copies.slice(i), of_shard(first + i).reshaped(total.shape), stream);
     }
     tree_sum(total, copies, stream);
     if (kv_group_) kv_group_->all_reduce(total, ReduceOp::kSum, stream);
-    for (int64_t i = 0; i < copies.shape[0]; ++i) copy(rows_of_shard(first + i), total, stream);
+    for (int64_t i = 0; i < copies.shape[0]; ++i) {
+      copy(of_shard(first + i).reshaped(total.shape), total, stream);
+    }
   }
 }
 
@@ -722,11 +821,12 @@ double Transformer::training_flops(const std::vector<int64_t>& sequence_lengths)
   const double layer_weights = hidden * (heads * static_cast<double>(config_.head_dim()) +
                                          3 * static_cast<double>(config_.ffn_hidden_size));
   const double num_layers = static_cast<double>(config_.num_layers);
+  const auto attention_width = static_cast<double>(config_.num_heads * config_.head_dim());
   const double weights = num_layers * layer_weights + static_cast<double>(vocab_size_) * hidden;
   double flops = 0;
   for (int64_t length : sequence_lengths) {
     const double n = static_cast<double>(length);
-    flops += 6 * weights * n + 6 * num_layers * hidden * n * n;
+    flops += 6 * weights * n + 6 * num_layers * attention_width * n * n;
   }
   return flops;
 }

@@ -36,19 +36,7 @@ SemanticIds::SemanticIds(std::vector<int64_t> level_sizes, std::vector<int32_t> 
                        " codes do not make whole semantic IDs of ", num_levels(), " levels");
   num_items_ = static_cast<int64_t>(codes_.size()) / num_levels();
 
-  vocab_size_ = kNumSpecialTokens;
-  for (int64_t level = 0; level < num_levels(); ++level) {
-    MIRABELLE_CHECK_DATA(level_sizes_[level] > 0, "level ", level, " of the semantic IDs has size ",
-                         level_sizes_[level], ", wanted at least 1");
-    const int64_t room = std::numeric_limits<int32_t>::max() - kVocabMultiple - vocab_size_;
-    MIRABELLE_CHECK_DATA(level_sizes_[level] <= room, "level ", level,
-                         " of the semantic IDs has size ", level_sizes_[level],
-                         ": the vocabulary would have more tokens than fit in 32 bits");
-    level_begin_.push_back(vocab_size_);
-    vocab_size_ += level_sizes_[level];
-  }
-  padded_vocab_size_ = (vocab_size_ + kVocabMultiple - 1) / kVocabMultiple * kVocabMultiple;
-
+  lay_out_tokens();
   for (int64_t i = 0; i < static_cast<int64_t>(codes_.size()); ++i) {
     const int64_t level = i % num_levels();
     MIRABELLE_CHECK_DATA(0 <= codes_[i] && codes_[i] < level_sizes_[level], "item ",
@@ -77,6 +65,31 @@ SemanticIds::SemanticIds(std::vector<int64_t> level_sizes, std::vector<int32_t> 
   });
 }
 
+void SemanticIds::lay_out_tokens() {
+  vocab_size_ = num_text_tokens_ + (level_sizes_.empty() ? 0 : kNumSpecialTokens);
+  level_begin_.clear();
+  for (int64_t level = 0; level < num_levels(); ++level) {
+    MIRABELLE_CHECK_DATA(level_sizes_[level] > 0, "level ", level, " of the semantic IDs has size ",
+                         level_sizes_[level], ", wanted at least 1");
+    const int64_t room = std::numeric_limits<int32_t>::max() - kVocabMultiple - vocab_size_;
+    MIRABELLE_CHECK_DATA(level_sizes_[level] <= room, "level ", level,
+                         " of the semantic IDs has size ", level_sizes_[level],
+                         ": the vocabulary would have more tokens than fit in 32 bits");
+    level_begin_.push_back(vocab_size_);
+    vocab_size_ += level_sizes_[level];
+  }
+  padded_vocab_size_ = (vocab_size_ + kVocabMultiple - 1) / kVocabMultiple * kVocabMultiple;
+}
+
+SemanticIds SemanticIds::after_text(int64_t num_text_tokens) const {
+  MIRABELLE_CHECK_DATA(0 <= num_text_tokens && num_text_tokens <= 1 << 30, "a vocabulary of ",
+                       num_text_tokens, " text tokens, wanted 0 to 2^30");
+  SemanticIds ids = *this;
+  ids.num_text_tokens_ = num_text_tokens;
+  ids.lay_out_tokens();
+  return ids;
+}
+
 std::vector<int32_t> SemanticIds::items_by_id() const {
   std::vector<int32_t> order(num_items_);
   int64_t begin = 0;
@@ -98,7 +111,9 @@ std::vector<int32_t> SemanticIds::level_bounds() const {
 }
 
 std::vector<TokenRange> SemanticIds::token_ranges() const {
-  std::vector<TokenRange> ranges{{"special", 0, kNumSpecialTokens}};
+  std::vector<TokenRange> ranges;
+  if (num_text_tokens_ > 0) ranges.push_back({"text", 0, num_text_tokens_});
+  if (num_levels() > 0) ranges.push_back({"special", num_text_tokens_, kNumSpecialTokens});
   for (int64_t level = 0; level < num_levels(); ++level) {
     ranges.push_back({"level_" + std::to_string(level), level_begin_[level], level_sizes_[level]});
   }

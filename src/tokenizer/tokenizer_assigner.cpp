@@ -167,6 +167,8 @@ nlohmann::json assign_report(const TokenizerFile& old, const SemanticIds& ids, i
 
 AssignedTokenizer assign_new_items(const TokenizerFile& old, const Corpus& corpus,
                                    int64_t batch_items, const Communicator& communicator) {
+  MIRABELLE_CHECK_DATA(old.kind != "text",
+                       "a tokenizer without items has no codes to assign; build one");
   AssignedTokenizer result{old, 0};
   TokenizerFile& tokenizer = result.tokenizer;
   tokenizer.dataset = corpus.dataset();
@@ -177,7 +179,7 @@ AssignedTokenizer assign_new_items(const TokenizerFile& old, const Corpus& corpu
 
   NewCodes new_codes;
   if (old.kind == "item_id") {
-    tokenizer.ids = extended_item_codes(old, rows);
+    tokenizer.ids = extended_item_codes(old, rows).after_text(old.ids.num_text_tokens());
     nlohmann::json report = tokenizer_report(tokenizer.ids, 1, {});
     report["assigned"] = {{"new_items", result.num_new_items}};
     tokenizer.report = report.dump();
@@ -186,7 +188,8 @@ AssignedTokenizer assign_new_items(const TokenizerFile& old, const Corpus& corpu
   check_sources(old.quantizer.normalization.sources, corpus);
   new_codes = encode_new_items(old.quantizer, corpus, rows, batch_items, communicator);
   tokenizer.ids = extended_ids(old, corpus, tokenizer.item_ids, rows, std::move(new_codes.codes),
-                               batch_items, communicator);
+                               batch_items, communicator)
+                      .after_text(old.ids.num_text_tokens());
   tokenizer.report = assign_report(old, tokenizer.ids, result.num_new_items, new_codes).dump();
   return result;
 }

@@ -100,6 +100,13 @@ Hdf5File open_checked(const std::filesystem::path& path) {
   return file;
 }
 
+/// The size of the first range, if that is the text's.
+int64_t num_text_tokens(const Hdf5File& file) {
+  const auto names = file.read_strings("vocabulary/names");
+  const auto sizes = file.read<int64_t>("vocabulary/size");
+  return !names.empty() && !sizes.empty() && names[0] == "text" ? sizes[0] : 0;
+}
+
 SemanticIds read_table(const Hdf5File& file) {
   const auto level_sizes = file.read<int64_t>("table/level_sizes");
   const Shape shape = file.shape("table/codes");
@@ -113,7 +120,11 @@ SemanticIds read_table(const Hdf5File& file) {
                        file.path().string(), ": dataset table/priority has ", priorities.size(),
                        " elements, wanted one for each of ", shape[0], " items");
   try {
-    return SemanticIds(level_sizes, file.read<int32_t>("table/codes"), priorities);
+    const SemanticIds ids =
+        level_sizes.empty()
+            ? SemanticIds()
+            : SemanticIds(level_sizes, file.read<int32_t>("table/codes"), priorities);
+    return ids.after_text(num_text_tokens(file));
   } catch (const Error& error) {
     throw_error(ErrorKind::kData, file.path().string(), ": ", error.what());
   }
@@ -286,9 +297,9 @@ TokenizerFile read_tokenizer_file(const std::filesystem::path& path) {
   TokenizerFile tokenizer;
   tokenizer.kind = file.read_text("kind");
   MIRABELLE_CHECK_DATA(tokenizer.kind == "residual_kmeans" || tokenizer.kind == "rq_vae" ||
-                           tokenizer.kind == "item_id",
+                           tokenizer.kind == "item_id" || tokenizer.kind == "text",
                        path.string(), ": a tokenizer of kind \"", tokenizer.kind,
-                       "\", wanted residual_kmeans, rq_vae or item_id");
+                       "\", wanted residual_kmeans, rq_vae, item_id or text");
   if (version_of(file) >= 2) tokenizer.collisions = file.read_text("collisions");
   MIRABELLE_CHECK_DATA(is_collision_rule(tokenizer.collisions), path.string(),
                        ": a tokenizer with the unknown rule \"", tokenizer.collisions,
@@ -303,7 +314,7 @@ TokenizerFile read_tokenizer_file(const std::filesystem::path& path) {
   MIRABELLE_CHECK_DATA(static_cast<int64_t>(tokenizer.item_ids.size()) == tokenizer.ids.num_items(),
                        path.string(), ": ", tokenizer.item_ids.size(), " item IDs for ",
                        tokenizer.ids.num_items(), " rows of codes");
-  if (tokenizer.kind != "item_id") {
+  if (tokenizer.kind == "residual_kmeans" || tokenizer.kind == "rq_vae") {
     tokenizer.quantizer =
         read_quantizer(file, tokenizer.ids, tokenizer.collisions, tokenizer.kind == "rq_vae");
   }

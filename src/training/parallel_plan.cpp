@@ -197,6 +197,13 @@ class StepTraffic {
         count_.all_reduce(tensor_, "gradients of norms", (2 * num_layers + 1) * hidden,
                           grad_dtype());
       }
+      if (run_.model.query_key_norm && parallel_.share().is_split()) {
+        count_.all_reduce(tensor_, "gradients of norms", 2 * num_layers * run_.model.head_dim(),
+                          grad_dtype());
+      }
+      for (int64_t layer = 0; layer < num_layers && run_.model.qkv_bias; ++layer) {
+        count_.all_reduce(replicas, "gradients of copies", 2 * run_.model.head_dim(), grad_dtype());
+      }
     }
   }
 

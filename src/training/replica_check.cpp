@@ -13,9 +13,15 @@
 namespace mirabelle {
 namespace {
 
-/// The pieces of a rank's share, in the order of their offsets.
+/// The pieces of a rank's share in the order of their offsets. What pads the last of them, which
+/// may be a copy of one that nothing pads, is a piece of its own.
 std::vector<LogicalPiece> sorted_pieces(const ParameterLayout& layout) {
   std::vector<LogicalPiece> pieces = layout.pieces();
+  int64_t used = 0;
+  for (const LogicalPiece& piece : pieces) {
+    used = std::max(used, piece.offset + piece.num_elements());
+  }
+  if (used < layout.num_elements()) pieces.push_back({"the padding", {0}, 0, 0, 0, 0, used});
   std::sort(pieces.begin(), pieces.end(),
             [](const LogicalPiece& a, const LogicalPiece& b) { return a.offset < b.offset; });
   return pieces;

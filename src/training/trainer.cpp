@@ -100,7 +100,8 @@ Trainer::Trainer(const TrainingConfig& config, const ParallelConfig& parallel, T
       part_losses_({parts_per_rank(), 1 + num_levels()}, DType::kFloat64, model.device()),
       start_(now_seconds()) {
   const Buffer values({model.layout().num_elements()}, wide(model.dtype()));
-  initialize_weights(values.view(), model.layout(), model.config(), config.seed, token_rows);
+  initialize_weights(values.view(), model.layout(), model.config(), model.vocab_size(), config.seed,
+                     token_rows);
   optimizer_.set_weights(model.weights(), values.view(), stream_);
 }
 

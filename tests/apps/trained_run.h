@@ -51,7 +51,7 @@ class TrainedRun : public ::testing::Test {
     config.evaluation.bootstrap_samples = 50;
     const Transformer model(config.model, tokenizer.ids.vocab_size(),
                             tokenizer.ids.padded_vocab_size(), DType::kFloat32, {8, 8, false});
-    initialize_weights(model.weights(), model.layout(), config.model, 1);
+    initialize_weights(model.weights(), model.layout(), config.model, model.vocab_size(), 1);
     TrainingState state;
     state.step = 30;
     state.tokens = 1000;

@@ -76,7 +76,7 @@ std::unique_ptr<Transformer> make_model(const SemanticIds& ids, const Transforme
 std::unique_ptr<Transformer> tiny_model(const SemanticIds& ids, DType dtype = DType::kFloat64) {
   const TransformerConfig config = tiny_config();
   auto model = make_model(ids, config, dtype);
-  initialize_weights(model->weights(), model->layout(), config, 7);
+  initialize_weights(model->weights(), model->layout(), config, model->vocab_size(), 7);
   return model;
 }
 

@@ -51,7 +51,7 @@ class RotaryEmbeddingTest : public BackendTest {
 
   Buffer table(int64_t max_seq_len, int64_t head_dim) {
     Buffer result = empty_wide_tensor(GetParam(), {max_seq_len, head_dim / 2, 2});
-    fill_rotary_table(result.view(), kTheta, stream_);
+    fill_rotary_table(result.view(), rotary_frequencies(head_dim, kTheta), 1, stream_);
     return result;
   }
 
@@ -172,10 +172,33 @@ TEST_P(RotaryEmbeddingTest, RefusesOperandsThatDisagree) {
   expect_both("table has shape [100, 2], wanted", p, q, at, t.reshaped({100, 2}));
   expect_both("positions has shape [1], wanted [2]", p, q, at.rows(0, 1), t);
   expect_both("positions is", p, q, t.rows(0, 1).reshaped({4}).rows(0, 2), t);
-  expect_error("table has shape [50, 4], wanted [max_seq_len", [&] {
-    fill_rotary_table(cos_sin.view().reshaped({50, 4}), kTheta, stream_);
+  const Values frequencies = rotary_frequencies(4, kTheta);
+  expect_error("table has shape [50, 4], wanted [max_seq_len, 2, 2]", [&] {
+    fill_rotary_table(cos_sin.view().reshaped({50, 4}), frequencies, 1, stream_);
   });
-  expect_error("theta is 0", [&] { fill_rotary_table(cos_sin.view(), 0, stream_); });
+  expect_error("theta is 0", [&] { rotary_frequencies(4, 0); });
+}
+
+TEST_P(RotaryEmbeddingTest, TheTableTakesAnyFrequenciesAndAnAmplitude) {
+  const Buffer table = empty_wide_tensor(GetParam(), {4, 2, 2});
+  fill_rotary_table(table.view(), Values{0.5, 2}, 3, stream_);
+  const Values expected = {3,
+                           0,
+                           3,
+                           0,
+                           3 * std::cos(0.5),
+                           3 * std::sin(0.5),
+                           3 * std::cos(2.0),
+                           3 * std::sin(2.0),
+                           3 * std::cos(1.0),
+                           3 * std::sin(1.0),
+                           3 * std::cos(4.0),
+                           3 * std::sin(4.0),
+                           3 * std::cos(1.5),
+                           3 * std::sin(1.5),
+                           3 * std::cos(6.0),
+                           3 * std::sin(6.0)};
+  expect_near(to_doubles(table.view()), expected, 1e-6, "table");
 }
 
 TEST_P(RotaryEmbeddingTest, RefusesPositionsOutOfRange) {

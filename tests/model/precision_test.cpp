@@ -16,10 +16,11 @@ constexpr int64_t kVocab = 203, kMaxTokens = 400;
 struct Case {
   Backend backend;  // with the relative error of losses and outputs; gradients have ten times it
   int64_t num_heads;
+  bool is_qwen = false;
 };
 void PrintTo(const Case& c, std::ostream* out) {
   PrintTo(c.backend, out);
-  *out << "_" << c.num_heads << "_heads";
+  *out << "_" << c.num_heads << "_heads" << (c.is_qwen ? "_qwen" : "");
 }
 
 double norm(const std::vector<double>& x) { return std::sqrt(dot(x, x)); }
@@ -41,7 +42,8 @@ class ModelPrecisionTest : public ::testing::TestWithParam<Case> {
   }
 
   static TransformerConfig config() {
-    TransformerConfig config = tiny_config();
+    TransformerConfig config = GetParam().is_qwen ? tiny_qwen_config() : tiny_config();
+    if (GetParam().is_qwen) config.explicit_head_dim = 64;
     config.hidden_size = 128;
     config.num_heads = GetParam().num_heads;
     config.num_kv_heads = GetParam().num_heads / 2;
@@ -60,7 +62,8 @@ class ModelPrecisionTest : public ::testing::TestWithParam<Case> {
 
   /// The same random weights, as the backend's dtype holds them, in both models.
   void set_weights(const Transformer& expected, const Transformer& actual) {
-    initialize_weights(expected.weights(), expected.layout(), config(), 9);
+    initialize_weights(expected.weights(), expected.layout(), config(), expected.vocab_size(), 9);
+    vary_vectors(expected.weights().as<double>(), expected.layout());
     const Buffer rounded =
         make_tensor(backend_, expected.weights().shape, to_doubles(expected.weights()));
     copy(actual.weights(), rounded.view(), stream_);
@@ -188,11 +191,15 @@ TEST_P(ModelPrecisionTest, DecodesAsInFloat64) {
 INSTANTIATE_TEST_SUITE_P(
     Backends, ModelPrecisionTest,
     ::testing::Values(Case{{Device::kCpu, DType::kFloat32, 1e-6}, 4},
+                      Case{{Device::kCpu, DType::kFloat32, 1e-6}, 4, true},
                       Case{{Device::kCpu, DType::kBFloat16, 2e-3}, 4},
+                      Case{{Device::kCpu, DType::kBFloat16, 2e-3}, 4, true},
                       Case{{Device::kCpu, DType::kBFloat16, 2e-3}, 16} MIRABELLE_CUDA_BACKENDS(
                           Case{{Device::kCuda, DType::kFloat32, 1e-5}, 4},
+                          Case{{Device::kCuda, DType::kFloat32, 1e-5}, 4, true},
                           Case{{Device::kCuda, DType::kFloat32, 1e-5}, 16},
                           Case{{Device::kCuda, DType::kBFloat16, 1e-2}, 4},
+                          Case{{Device::kCuda, DType::kBFloat16, 1e-2}, 4, true},
                           Case{{Device::kCuda, DType::kBFloat16, 1e-2}, 2},
                           Case{{Device::kCuda, DType::kBFloat16, 1e-2}, 16})),
     ::testing::PrintToStringParamName());

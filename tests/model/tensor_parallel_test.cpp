@@ -26,6 +26,7 @@ struct Case {
   bool tie_embeddings;
   bool sequence_parallel;
   Recompute recompute;
+  bool is_qwen = false;
 };
 void PrintTo(const Case& test_case, std::ostream* out) { *out << test_case.name; }
 
@@ -35,7 +36,8 @@ class TensorParallelTest : public ::testing::TestWithParam<Case> {
   TensorParallelTest() : world_(make_mpi_communicator()), self_(make_self_communicator()) {}
 
   static TransformerConfig config(double dropout = 0.3) {
-    TransformerConfig config = testing::tiny_config();
+    TransformerConfig config =
+        GetParam().is_qwen ? testing::tiny_qwen_config() : testing::tiny_config();
     config.num_kv_heads = GetParam().num_kv_heads;
     config.tie_embeddings = GetParam().tie_embeddings;
     config.dropout = dropout;
@@ -59,7 +61,8 @@ class TensorParallelTest : public ::testing::TestWithParam<Case> {
                       Device::kCpu, share(group, reproducible), &group);
     // float32 numbers in any dtype, so that the models are the same
     std::vector<float> values(model.layout().num_elements());
-    initialize_weights(view_of(values), model.layout(), config(), 9);
+    initialize_weights(view_of(values), model.layout(), config(), model.vocab_size(), 9);
+    testing::vary_vectors(values.data(), model.layout());
     if (dtype == DType::kFloat32) {
       std::copy(values.begin(), values.end(), model.weights().as<float>());
     } else {
@@ -287,7 +290,11 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"sequence_parallel", 4, false, true, Recompute::kNone},
                       Case{"shared_key_heads", 2, true, false, Recompute::kAttention},
                       Case{"one_key_head_sequence_parallel", 1, true, true, Recompute::kAttention},
-                      Case{"recomputed_blocks", 2, false, true, Recompute::kBlock}),
+                      Case{"recomputed_blocks", 2, false, true, Recompute::kBlock},
+                      Case{"qwen", 4, true, false, Recompute::kNone, true},
+                      Case{"qwen_shared_key_heads", 2, false, false, Recompute::kAttention, true},
+                      Case{"qwen_one_key_head_sequence_parallel", 1, true, true, Recompute::kBlock,
+                           true}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -15,7 +15,9 @@ namespace {
 
 using testing::make_tiny_model;
 using testing::tiny_config;
+using testing::tiny_qwen_config;
 using testing::TinyBatch;
+using testing::vary_vectors;
 
 constexpr int64_t kVocab = 23;
 
@@ -30,6 +32,7 @@ struct ModelCase {
   int64_t num_kv_heads;
   bool tie_embeddings;
   double dropout;
+  bool is_qwen = false;
 };
 void PrintTo(const ModelCase& model_case, std::ostream* out) { *out << model_case.name; }
 
@@ -38,11 +41,12 @@ class TransformerGradientTest : public ::testing::TestWithParam<ModelCase> {};
 // Every kind of parameter, a few elements each, against central differences of the whole model in
 // float64: what only one wrong term in any backward kernel, or in their order, would break.
 TEST_P(TransformerGradientTest, MatchesFiniteDifferencesOfTheLoss) {
-  TransformerConfig config = tiny_config();
+  TransformerConfig config = GetParam().is_qwen ? tiny_qwen_config() : tiny_config();
   config.num_kv_heads = GetParam().num_kv_heads;
   config.tie_embeddings = GetParam().tie_embeddings;
   config.dropout = GetParam().dropout;
   Transformer model = make_tiny_model(config, kVocab, DType::kFloat64);
+  vary_vectors(model.weights().as<double>(), model.layout());
   const TinyBatch batch({1, 7, 5, 12}, kVocab, 3);
   total_loss(model, batch);
   std::vector<double> gradient(model.gradients().as<double>(),
@@ -73,7 +77,9 @@ INSTANTIATE_TEST_SUITE_P(Models, TransformerGradientTest,
                                            ModelCase{"untied", 4, false, 0},
                                            ModelCase{"grouped_queries", 2, true, 0},
                                            ModelCase{"one_key_head_with_dropout", 1, false, 0.3},
-                                           ModelCase{"tied_with_dropout", 2, true, 0.5}),
+                                           ModelCase{"tied_with_dropout", 2, true, 0.5},
+                                           ModelCase{"qwen", 2, true, 0.3, true},
+                                           ModelCase{"qwen_one_key_head", 1, false, 0, true}),
                          [](const auto& info) { return info.param.name; });
 
 TEST(TransformerTest, LossOfAnUntrainedModelIsThatOfAGuess) {
@@ -199,7 +205,7 @@ TEST(TransformerTest, RefusesLevelsThatTheVocabularyDoesNotHave) {
 // -----------------------------------------------------------------------------------
 
 TEST(ParametersTest, LogicalTensorsCoverTheFlatArrayOnce) {
-  TransformerConfig config = tiny_config();
+  TransformerConfig config = tiny_qwen_config();
   config.num_kv_heads = 2;
   config.tie_embeddings = false;
   const ParameterLayout layout(config, 32);
@@ -213,7 +219,7 @@ TEST(ParametersTest, LogicalTensorsCoverTheFlatArrayOnce) {
     if (rows[piece.name] == piece.shape[0]) rows[piece.name] = -1000000;  // must not come again
   }
   EXPECT_EQ(std::count(times.begin(), times.end(), 1), layout.num_elements());
-  EXPECT_EQ(rows.size(), 3u + 2 * 9);
+  EXPECT_EQ(rows.size(), 3u + 2 * (9 + 2 + 3));
   for (const auto& [name, count] : rows) EXPECT_EQ(count, -1000000) << name;
 }
 
@@ -223,7 +229,7 @@ TEST(ParametersTest, InitialWeightsDependOnNameAndElementOnly) {
   auto query_weights = [](const TransformerConfig& c) {
     const ParameterLayout layout(c, 32);
     const Buffer flat({layout.num_elements()}, DType::kFloat64);
-    initialize_weights(flat.view(), layout, c, 7);
+    initialize_weights(flat.view(), layout, c, 32, 7);
     std::vector<double> rows;
     for (const LogicalPiece& piece : layout.pieces()) {
       if (piece.name != "model.layers.1.self_attn.q_proj.weight") continue;
@@ -242,7 +248,7 @@ TEST(ParametersTest, InitialWeightsHaveTheDeviationAskedFor) {
   config.initializer_range = 0.02;
   const ParameterLayout layout(config, 512);
   const Buffer flat({layout.num_elements()}, DType::kFloat32);
-  initialize_weights(flat.view(), layout, config, 1);
+  initialize_weights(flat.view(), layout, config, 500, 1);
   const TransformerTensors tensors =
       view_tensors(view_regions(flat.view(), layout), layout, config, 500);
   auto deviation = [](const TensorView& tensor) {
@@ -253,6 +259,21 @@ TEST(ParametersTest, InitialWeightsHaveTheDeviationAskedFor) {
   EXPECT_NEAR(deviation(tensors.layers[0].qkv), 0.02, 0.0005);
   EXPECT_NEAR(deviation(tensors.layers[1].down), 0.02 / 2, 0.0005);  // 1 / sqrt(2 * 2 layers)
   EXPECT_DOUBLE_EQ(deviation(tensors.final_norm), 1);
+}
+
+TEST(ParametersTest, RowsThatPadTheVocabularyAreZeroAndBiasesToo) {
+  const TransformerConfig config = tiny_qwen_config();
+  const ParameterLayout layout(config, 64);
+  const Buffer flat({layout.num_elements()}, DType::kFloat32);
+  initialize_weights(flat.view(), layout, config, 50, 1);
+  const float* weights = flat.view().as<float>();
+  const auto is_zero = [](float x) { return x == 0; };
+  const int64_t existing = 50 * config.hidden_size, all = 64 * config.hidden_size;
+  EXPECT_TRUE(std::none_of(weights, weights + existing, is_zero));
+  EXPECT_TRUE(std::all_of(weights + existing, weights + all, is_zero));
+  EXPECT_TRUE(std::all_of(weights + layout.qkv_biases(), weights + layout.num_elements(), is_zero));
+  EXPECT_EQ(weights[layout.qkv_biases() - 1], 1);
+  EXPECT_EQ(layout.num_elements() - layout.qkv_biases(), 2 * (4 + 2 * 4) * 10);
 }
 
 TEST(ParametersTest, GivenTokenRowsTakeThePlaceOfRandomOnesInEveryShare) {
@@ -268,8 +289,8 @@ TEST(ParametersTest, GivenTokenRowsTakeThePlaceOfRandomOnesInEveryShare) {
     const ParameterLayout layout(config, 32, share);
     const Buffer random({layout.num_elements()}, DType::kFloat32);
     const Buffer mixed({layout.num_elements()}, DType::kFloat32);
-    initialize_weights(random.view(), layout, config, 7);
-    initialize_weights(mixed.view(), layout, config, 7, given);
+    initialize_weights(random.view(), layout, config, 20, 7);
+    initialize_weights(mixed.view(), layout, config, 20, 7, given);
     int64_t num_rows = 0;
     for (const LogicalPiece& piece : layout.pieces()) {
       const bool is_vocabulary =
@@ -312,10 +333,14 @@ void expect_row(const TensorView& rows, int64_t row, const std::vector<double>& 
   }
 }
 
-TEST(DecoderTest, EveryStepEqualsAFullForwardPass) {
-  TransformerConfig config = tiny_config();
+class DecoderOfFamilyTest : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(IsQwen, DecoderOfFamilyTest, ::testing::Bool());
+
+TEST_P(DecoderOfFamilyTest, EveryStepEqualsAFullForwardPass) {
+  TransformerConfig config = GetParam() ? tiny_qwen_config() : tiny_config();
   config.num_kv_heads = 2;
   Transformer model = make_tiny_model(config, kVocab, DType::kFloat64);
+  vary_vectors(model.weights().as<double>(), model.layout());
   Decoder decoder(model, {.max_prefix_tokens = 40,
                           .max_sequence_tokens = 20,
                           .max_users = 4,

@@ -20,11 +20,31 @@ inline TransformerConfig tiny_config() {
   return config;
 }
 
+/// The same with all that the Qwen families have besides.
+inline TransformerConfig tiny_qwen_config() {
+  TransformerConfig config = tiny_config();
+  config.explicit_head_dim = 10;
+  config.qkv_bias = config.query_key_norm = true;
+  return config;
+}
+
+/// Moves norms and biases away from 1 and 0, by name and element.
+template <typename T>
+void vary_vectors(T* weights, const ParameterLayout& layout) {
+  for (const LogicalPiece& piece : layout.pieces()) {
+    if (piece.shape.rank() > 1) continue;
+    const uint64_t key = random_key(4, "vary " + piece.name);
+    for (int64_t i = 0; i < piece.num_rows; ++i) {
+      weights[piece.offset + i] += static_cast<T>(0.2 * random_normal(key, piece.row_begin + i));
+    }
+  }
+}
+
 inline Transformer make_tiny_model(const TransformerConfig& config, int64_t vocab_size, DType dtype,
                                    int64_t max_tokens = 100) {
   Transformer model(config, vocab_size, (vocab_size + 31) / 32 * 32, dtype,
                     {max_tokens, max_tokens, /*training=*/true});
-  initialize_weights(model.weights(), model.layout(), config, 9);
+  initialize_weights(model.weights(), model.layout(), config, model.vocab_size(), 9);
   return model;
 }
 

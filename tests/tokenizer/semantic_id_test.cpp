@@ -52,6 +52,25 @@ TEST(SemanticIdsTest, LaysTheLevelsOutAfterTheSpecialToken) {
   EXPECT_EQ(ids.codes(2)[1], 2);
 }
 
+TEST(SemanticIdsTest, StandsBehindTheTokensOfText) {
+  const SemanticIds ids = SemanticIds({4, 3}, {3, 2, 0, 0}).after_text(1000);
+  EXPECT_EQ(ids.num_text_tokens(), 1000);
+  EXPECT_EQ(ids.bos_token(), 1000);
+  EXPECT_EQ(ids.level_bounds(), (std::vector<int32_t>{1001, 1005, 1008}));
+  EXPECT_EQ(ids.token(0, 1), 1007);
+  EXPECT_EQ(ids.vocab_size(), 1008);
+  EXPECT_EQ(ids.padded_vocab_size(), 1024);
+  EXPECT_EQ(ids.token_ranges().front().name, "text");
+  EXPECT_EQ(ids.token_ranges()[1].begin, 1000);
+  EXPECT_EQ(ids.after_text(0).bos_token(), 0);
+  const SemanticIds only_text = SemanticIds().after_text(600);
+  EXPECT_EQ(only_text.vocab_size(), 600);
+  EXPECT_EQ(only_text.padded_vocab_size(), 1024);
+  EXPECT_EQ(only_text.token_ranges().size(), 2u);
+  EXPECT_THROW(ids.after_text(-1), Error);
+  EXPECT_THROW(ids.after_text(int64_t{1} << 31), Error);
+}
+
 TEST(SemanticIdsTest, TokenRangesCoverThePaddedVocabularyWithoutGaps) {
   const SemanticIds ids = random_ids({256, 256, 256, 8}, 100, 1);
   int64_t next = 0;

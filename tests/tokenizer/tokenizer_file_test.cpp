@@ -154,6 +154,23 @@ TEST_F(TokenizerFileTest, OfKindItemIdHasNoFeatures) {
   EXPECT_EQ(read_tokenizer_file(path_).ids.level_size(0), 3);
 }
 
+TEST_F(TokenizerFileTest, KeepsTheTextTokensBeforeTheSemanticIds) {
+  TokenizerFile tokenizer = example();
+  tokenizer.ids = tokenizer.ids.after_text(300);
+  write_tokenizer_file(path_, tokenizer);
+  EXPECT_EQ(read_tokenizer_file(path_).ids.token_ranges()[1].begin, 300);
+  EXPECT_EQ(read_semantic_ids(path_).token(1, 2), 300 + 1 + 2 + 3 + 0);
+
+  tokenizer = {};
+  tokenizer.kind = "text";
+  tokenizer.ids = SemanticIds().after_text(700);
+  write_tokenizer_file(path_, tokenizer);
+  const SemanticIds ids = read_tokenizer_file(path_).ids;
+  EXPECT_EQ(ids.num_items(), 0);
+  EXPECT_EQ(ids.num_levels(), 0);
+  EXPECT_EQ(ids.vocab_size(), 700);
+}
+
 TEST_F(TokenizerFileTest, StoresTheVocabularyAsATable) {
   write_tokenizer_file(path_, example());
   const Hdf5File file = Hdf5File::open(path_);

@@ -51,7 +51,7 @@ class GradientErrorTest : public ::testing::TestWithParam<Layout> {
     Transformer model(config, kVocab, kPaddedVocab, dtype, limits, Device::kCpu, share,
                       &ranks.tensor());
     std::vector<float> values(model.layout().num_elements());
-    initialize_weights(view_of(values), model.layout(), config, 9);
+    initialize_weights(view_of(values), model.layout(), config, model.vocab_size(), 9);
     visit(model.weights(),
           [&](auto* weights) { std::copy(values.begin(), values.end(), weights); });
 

@@ -29,11 +29,13 @@ struct Layout {
   DType dtype = DType::kFloat32;
   std::string optimizer = "adamw";
   bool weighs_levels = false;  // items are two codes, and the loss has all its options
+  bool is_qwen = false;        // biases, norms of heads, and heads of a width of their own
 
   int num_ranks() const { return static_cast<int>(tensor * data); }
   /// The run that it must be the same as.
   Layout on_one_rank() const {
-    return {.dtype = dtype, .optimizer = optimizer, .weighs_levels = weighs_levels};
+    return {
+        .dtype = dtype, .optimizer = optimizer, .weighs_levels = weighs_levels, .is_qwen = is_qwen};
   }
   std::string name() const {
     std::ostringstream text;
@@ -41,7 +43,8 @@ struct Layout {
          << (sequence_parallel ? "_sequence_parallel" : "")
          << (std::string(recompute) == "none" ? "" : std::string("_recompute_") + recompute)
          << (dtype == DType::kFloat32 ? "" : std::string("_") + to_string(dtype))
-         << (optimizer == "adamw" ? "" : "_" + optimizer) << (weighs_levels ? "_levels" : "");
+         << (optimizer == "adamw" ? "" : "_" + optimizer) << (weighs_levels ? "_levels" : "")
+         << (is_qwen ? "_qwen" : "");
     return text.str();
   }
 };
@@ -53,12 +56,54 @@ struct Outcome {
   std::vector<float> weights, exp_avg, exp_avg_sq;
 };
 
-TransformerConfig model_config() {
-  TransformerConfig config = testing::tiny_config();
+TransformerConfig model_config(const Layout& layout) {
+  TransformerConfig config = layout.is_qwen ? testing::tiny_qwen_config() : testing::tiny_config();
   config.num_kv_heads = 2;  // fewer than shards
   config.tie_embeddings = false;
   config.dropout = 0.2;
   return config;
+}
+
+std::vector<Layout> all_layouts() {
+  std::vector<Layout> layouts;
+  for (const int64_t tensor : {1, 2, 4}) {
+    for (const int64_t data : {1, 2, 4, 8}) {
+      if (tensor * data > 8) continue;
+      for (int64_t stage = 0; stage <= (data > 1 ? 2 : 0); ++stage) {
+        layouts.push_back({tensor, data, stage});
+        // in turn, so that each meets every size
+        if (tensor > 1) layouts.push_back({tensor, data, stage, true});
+      }
+      layouts.push_back({tensor, data, data > 1 ? 2 : 0, tensor > 1, "attention"});
+      layouts.push_back({tensor, data, data > 1 ? 1 : 0, tensor > 1, "block"});
+    }
+  }
+  // partial sums are then wider than what they sum up to
+  for (Layout layout : {Layout{1, 4, 2}, Layout{2, 2, 1}, Layout{4, 2, 0}, Layout{2, 2, 2, true},
+                        Layout{4, 1, 0, true, "block"}, Layout{1, 2, 1, false, "attention"}}) {
+    layout.dtype = DType::kBFloat16;
+    layouts.push_back(layout);
+  }
+  // matrices that owners hold parts of, and shards that share key/value heads
+  for (Layout layout : {Layout{1, 2, 0}, Layout{1, 8, 1}, Layout{1, 4, 2}, Layout{2, 1, 0},
+                        Layout{2, 4, 2, true, "attention"}, Layout{4, 1, 0, true, "block"},
+                        Layout{4, 2, 1}, Layout{2, 2, 1, false, "none", DType::kBFloat16}}) {
+    layout.optimizer = "muon";
+    layouts.push_back(layout);
+  }
+  for (Layout layout : {Layout{1, 4, 2}, Layout{2, 2, 1}, Layout{4, 2, 2, true, "block"},
+                        Layout{2, 1, 0, true, "attention", DType::kBFloat16},
+                        Layout{2, 4, 2, false, "none", DType::kFloat32, "muon"}}) {
+    layout.weighs_levels = true;
+    layouts.push_back(layout);
+  }
+  for (Layout layout : {Layout{1, 4, 2}, Layout{2, 1, 0}, Layout{2, 2, 1, true}, Layout{4, 1, 0},
+                        Layout{4, 2, 2, true, "block"}, Layout{4, 2, 0, false, "attention"},
+                        Layout{2, 4, 1, true, "none", DType::kBFloat16, "muon"}}) {
+    layout.is_qwen = true;
+    layouts.push_back(layout);
+  }
+  return layouts;
 }
 
 class LayoutTest : public ::testing::TestWithParam<Layout> {
@@ -70,14 +115,9 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
     path_ = broadcast_text(*world_, folder_ ? folder_->path().string() : "", 0);
     if (world_->rank() == 0) {
       write_tiny_corpus(path_ / "corpus", 150, kItems, 1);
-      for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-        for (const char* optimizer : {"adamw", "muon"}) {
-          for (const bool weighs_levels : {false, true}) {
-            const Layout alone = {
-                .dtype = dtype, .optimizer = optimizer, .weighs_levels = weighs_levels};
-            expected_[alone.name()] = train_alone(alone);
-          }
-        }
+      for (const Layout& layout : all_layouts()) {
+        const Layout alone = layout.on_one_rank();
+        if (!expected_.contains(alone.name())) expected_[alone.name()] = train_alone(alone);
       }
     }
     world_->barrier();
@@ -93,7 +133,7 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
   static Outcome train_alone(const Layout& layout) {
     const std::string output = "alone_" + layout.name();
     train(*self_, layout, output, kSteps);
-    return read(output, kSteps);
+    return read(layout, output, kSteps);
   }
 
   static TrainingConfig training_config(const Layout& layout, const std::string& output,
@@ -154,7 +194,7 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
     const std::vector<int32_t> level_bounds =
         layout.weighs_levels ? std::vector<int32_t>{1, 6, 12} : std::vector<int32_t>{};
     const Corpus corpus(path_ / "corpus");
-    Transformer model(model_config(), kItems + 1, kPaddedVocab, layout.dtype,
+    Transformer model(model_config(layout), kItems + 1, kPaddedVocab, layout.dtype,
                       Trainer::model_limits(config, parallel, group.size(), level_bounds),
                       Device::kCpu, model_share(config, parallel, group.rank(), group.size()),
                       &ranks.tensor());
@@ -167,7 +207,7 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
   }
 
   /// On rank 0.
-  static Outcome read(const std::string& output, int64_t step) {
+  static Outcome read(const Layout& trained, const std::string& output, int64_t step) {
     Outcome outcome;
     std::ifstream metrics(path_ / output / "metrics.jsonl");
     for (std::string line; std::getline(metrics, line);) {
@@ -178,7 +218,7 @@ class LayoutTest : public ::testing::TestWithParam<Layout> {
         if (entry.contains(name)) outcome.losses.back() += " " + entry[name].dump();
       }
     }
-    const ParameterLayout layout(model_config(), kPaddedVocab);
+    const ParameterLayout layout(model_config(trained), kPaddedVocab);
     for (auto* values : {&outcome.weights, &outcome.exp_avg, &outcome.exp_avg_sq}) {
       values->resize(layout.num_elements());
     }
@@ -224,44 +264,9 @@ TEST_P(LayoutTest, TrainsToTheBitsOfOneRank) {
   if (world_->rank() != 0) return;
   const Outcome& expected = expected_[GetParam().on_one_rank().name()];
   ASSERT_EQ(expected.losses.size(), kSteps);
-  expect_same_bits(read(output, kSteps), expected);
+  expect_same_bits(read(GetParam(), output, kSteps), expected);
 }
 
-std::vector<Layout> all_layouts() {
-  std::vector<Layout> layouts;
-  for (const int64_t tensor : {1, 2, 4}) {
-    for (const int64_t data : {1, 2, 4, 8}) {
-      if (tensor * data > 8) continue;
-      for (int64_t stage = 0; stage <= (data > 1 ? 2 : 0); ++stage) {
-        layouts.push_back({tensor, data, stage});
-        // in turn, so that each meets every size
-        if (tensor > 1) layouts.push_back({tensor, data, stage, true});
-      }
-      layouts.push_back({tensor, data, data > 1 ? 2 : 0, tensor > 1, "attention"});
-      layouts.push_back({tensor, data, data > 1 ? 1 : 0, tensor > 1, "block"});
-    }
-  }
-  // partial sums are then wider than what they sum up to
-  for (Layout layout : {Layout{1, 4, 2}, Layout{2, 2, 1}, Layout{4, 2, 0}, Layout{2, 2, 2, true},
-                        Layout{4, 1, 0, true, "block"}, Layout{1, 2, 1, false, "attention"}}) {
-    layout.dtype = DType::kBFloat16;
-    layouts.push_back(layout);
-  }
-  // matrices that owners hold parts of, and shards that share key/value heads
-  for (Layout layout : {Layout{1, 2, 0}, Layout{1, 8, 1}, Layout{1, 4, 2}, Layout{2, 1, 0},
-                        Layout{2, 4, 2, true, "attention"}, Layout{4, 1, 0, true, "block"},
-                        Layout{4, 2, 1}, Layout{2, 2, 1, false, "none", DType::kBFloat16}}) {
-    layout.optimizer = "muon";
-    layouts.push_back(layout);
-  }
-  for (Layout layout : {Layout{1, 4, 2}, Layout{2, 2, 1}, Layout{4, 2, 2, true, "block"},
-                        Layout{2, 1, 0, true, "attention", DType::kBFloat16},
-                        Layout{2, 4, 2, false, "none", DType::kFloat32, "muon"}}) {
-    layout.weighs_levels = true;
-    layouts.push_back(layout);
-  }
-  return layouts;
-}
 INSTANTIATE_TEST_SUITE_P(Layouts, LayoutTest, ::testing::ValuesIn(all_layouts()),
                          [](const auto& info) { return info.param.name(); });
 
@@ -287,7 +292,7 @@ TEST_P(ResumeTest, GoesOnInAnyLayoutAsIfItHadNotStopped) {
   world_->barrier();
   if (const auto group = group_of(GetParam())) train(*group, GetParam(), output, kEnd);
   world_->barrier();
-  if (world_->rank() == 0) expect_same_bits(read(output, kEnd), read(all, kEnd));
+  if (world_->rank() == 0) expect_same_bits(read(alone, output, kEnd), read(alone, all, kEnd));
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -29,6 +29,7 @@ struct Layout {
   int64_t hidden_size = 64;
   std::string optimizer = "adamw";
   bool weighs_levels = false;  // items are two codes, and the loss has all its options
+  bool is_qwen = false;        // biases, norms of heads, and heads of a width of their own
 
   int num_ranks() const { return static_cast<int>(tensor * data); }
   std::string name() const {
@@ -36,7 +37,8 @@ struct Layout {
     text << "tensor" << tensor << "_data" << data << "_zero" << zero_stage
          << (sequence_parallel ? "_sequence_parallel" : "") << (reproducible ? "_reproducible" : "")
          << "_recompute_" << recompute << "_" << dtype << "_hidden" << hidden_size
-         << (optimizer == "adamw" ? "" : "_" + optimizer) << (weighs_levels ? "_levels" : "");
+         << (optimizer == "adamw" ? "" : "_" + optimizer) << (weighs_levels ? "_levels" : "")
+         << (is_qwen ? "_qwen" : "");
     return text.str();
   }
 };
@@ -109,7 +111,7 @@ class PlanTest : public ::testing::TestWithParam<Layout> {
     run.parallel.zero_stage = GetParam().zero_stage;
     run.parallel.sequence_parallel = GetParam().sequence_parallel;
     run.parallel.gradient_bucket_mib = 1;
-    run.model = testing::tiny_config();
+    run.model = GetParam().is_qwen ? testing::tiny_qwen_config() : testing::tiny_config();
     run.model.hidden_size = GetParam().hidden_size;
     run.model.num_kv_heads = 2;  // fewer than ranks
     run.model.ffn_hidden_size = 2 * run.model.hidden_size;
@@ -257,6 +259,10 @@ std::vector<Layout> all_layouts() {
   layouts.push_back({1, 2, 0, false, false, "none", "float32", 64, "muon"});
   layouts.push_back({1, 2, 1, false, false, "none", "float32", 64, "adamw", true});
   layouts.push_back({4, 2, 2, true, true, "block", "bfloat16", 64, "adamw", true});
+  layouts.push_back({1, 2, 1, false, false, "none", "float32", 64, "adamw", false, true});
+  layouts.push_back({2, 2, 0, false, false, "attention", "float32", 64, "adamw", false, true});
+  layouts.push_back({4, 1, 0, true, false, "none", "float32", 64, "adamw", false, true});
+  layouts.push_back({4, 2, 2, true, true, "block", "bfloat16", 64, "muon", false, true});
   return layouts;
 }
 INSTANTIATE_TEST_SUITE_P(Layouts, PlanTest, ::testing::ValuesIn(all_layouts()),
@@ -274,7 +280,9 @@ INSTANTIATE_TEST_SUITE_P(
                       Layout{4, 2, 1, true, true, "block", "bfloat16", 128},
                       Layout{1, 1, 0, false, false, "none", "float32", 128, "muon"},
                       Layout{2, 4, 2, false, false, "none", "bfloat16", 128, "muon"},
-                      Layout{2, 2, 1, true, false, "block", "float32", 128, "adamw", true}),
+                      Layout{2, 2, 1, true, false, "block", "float32", 128, "adamw", true},
+                      Layout{1, 1, 0, false, false, "none", "float32", 128, "adamw", false, true},
+                      Layout{4, 1, 0, true, true, "none", "bfloat16", 128, "adamw", false, true}),
     [](const auto& info) { return info.param.name(); });
 
 }  // namespace

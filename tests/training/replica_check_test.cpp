@@ -55,7 +55,7 @@ class ReplicaCheckTest : public ::testing::TestWithParam<int64_t> {
     Transformer model(model_config(), kItems + 1, kPaddedVocab, DType::kFloat32,
                       Trainer::model_limits(config, parallel_, size()), Device::kCpu,
                       model_share(config, parallel_, world_->rank(), size()), &ranks_->tensor());
-    initialize_weights(model.weights(), model.layout(), model_config(), 3);
+    initialize_weights(model.weights(), model.layout(), model_config(), model.vocab_size(), 3);
     return model;
   }
 

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <span>
+#include <vector>
+
 #include "mirabelle/core/stream.h"
 #include "mirabelle/core/tensor.h"
 
@@ -8,9 +11,13 @@ namespace mirabelle {
 /// Rotary position embedding (Su et al. 2021), half-split as in Hugging Face's models: feature i of
 /// the first half of a head is rotated together with feature i of the second half.
 
-/// table [max_seq_len, head_dim / 2, 2] = cos, sin of position * theta^(-2 i / head_dim). Computed
-/// in float64.
-void fill_rotary_table(const TensorView& table, double theta, const Stream& stream);
+/// theta^(-2 i / head_dim) for i = 0 .. head_dim / 2 - 1: angles per position.
+std::vector<double> rotary_frequencies(int64_t head_dim, double theta);
+
+/// table [max_seq_len, head_dim / 2, 2] = amplitude * cos, sin of position * frequencies[i],
+/// float32 or float64. Computed in float64 by the host; waits for the stream.
+void fill_rotary_table(const TensorView& table, std::span<const double> frequencies,
+                       double amplitude, const Stream& stream);
 
 /// Brings the fused projection's heads into the order that attention wants, queries and keys
 /// rotated by the angles of their positions.
@@ -41,9 +48,6 @@ void split_and_rotate_backward(T* grad_projected, const T* grad_qkv, const int32
                                const Wide<T>* table, int64_t num_tokens, int64_t max_seq_len,
                                int64_t num_kv_heads, int64_t group_size, int64_t head_dim,
                                const Stream& stream);
-template <Device D, typename T>
-void fill_rotary_table(T* table, int64_t max_seq_len, int64_t head_dim, double theta,
-                       const Stream& stream);
 }  // namespace backend
 
 }  // namespace mirabelle

@@ -44,8 +44,8 @@ struct MatrixBatch {
 };
 
 /// Where every parameter of a rank's share stands in one flat array: matrices first, in the order
-/// of the forward pass, then the norms' weights, so that the optimizer decays a prefix and the
-/// gradients of later layers are final first. S local shards, sizes of ShardSizes:
+/// of the forward pass, then the norms' weights and the biases, so that the optimizer decays a
+/// prefix and the gradients of later layers are final first. S local shards, sizes of ShardSizes:
 ///
 ///   region 0      embedding        [S, vocab_size, hidden_size]      also the head if tied
 ///   regions 1..L  qkv              [S, num_kv_heads, group_size + 2, head_dim, hidden_size]
@@ -55,6 +55,10 @@ struct MatrixBatch {
 ///   then          head             [S, vocab_size, hidden_size]      unless tied
 ///   the last      norms            [2 * num_layers + 1, hidden_size] attention, feed-forward, ...,
 ///                                                                    final; the same on all ranks
+///                 head_norms       [num_layers, 2, head_dim]         of queries, of keys; the same
+///                                                                    on all; if query_key_norm
+///                 qkv_biases       [num_layers, S, num_kv_heads, group_size + 2, head_dim]
+///                                                                    if qkv_bias
 ///
 /// Every region is padded to share.flat_multiple with elements that stay 0.
 class ParameterLayout {
@@ -72,6 +76,8 @@ class ParameterLayout {
   int64_t embedding() const { return 0; }
   int64_t head() const { return head_; }
   int64_t norms() const { return regions_.back().begin; }
+  int64_t head_norms() const { return head_norms_; }
+  int64_t qkv_biases() const { return qkv_biases_; }
   const std::vector<Layer>& layers() const { return layers_; }
 
   /// Parts of the flat array that are used, and whose gradients are final, at one time; together
@@ -99,13 +105,16 @@ class ParameterLayout {
   int64_t num_model_parameters() const;
 
  private:
-  void add_layer_pieces(int64_t layer, std::vector<LogicalPiece>& pieces) const;
+  void add_matrix_pieces(int64_t layer, std::vector<LogicalPiece>& pieces) const;
+  void add_vector_pieces(int64_t layer, std::vector<LogicalPiece>& pieces) const;
+  void add_head_pieces(int64_t layer, const char* name_end, int64_t offset, int64_t width,
+                       std::vector<LogicalPiece>& pieces) const;
 
   TransformerConfig config_;
   int64_t padded_vocab_size_;
   ModelShare share_;
   ShardSizes sizes_;
-  int64_t head_ = 0, head_region_ = 0;
+  int64_t head_ = 0, head_region_ = 0, head_norms_ = 0, qkv_biases_ = 0;
   std::vector<Layer> layers_;
   std::vector<FlatRange> regions_;
 };
@@ -119,11 +128,14 @@ struct TransformerTensors {
     TensorView down;              ///< [S, hidden_size, ffn_hidden_size]
     TensorView attention_norm;    ///< [hidden_size]
     TensorView ffn_norm;          ///< [hidden_size]
+    TensorView head_norms;        ///< [2, head_dim]; absent without query_key_norm
+    TensorView qkv_bias;          ///< [S, qkv_width]; absent without qkv_bias
   };
   TensorView embedding;          ///< [rows, hidden_size]: rows that exist, of all local shards
   std::vector<TensorView> head;  ///< of each local shard [rows that exist, hidden_size]
   TensorView norms;              ///< [2 * num_layers + 1, hidden_size]
   TensorView final_norm;         ///< [hidden_size], the last of them
+  TensorView head_norms;         ///< [num_layers, 2, head_dim], or absent
   std::vector<Layer> layers;
 };
 /// The regions of a flat array.
@@ -136,13 +148,14 @@ TransformerTensors view_tensors(const std::vector<TensorView>& regions,
 /// The first token of a rank's share of the vocabulary, or of a local shard.
 int64_t first_token(const ParameterLayout& layout, int64_t local_shard = 0);
 
-/// Fills the weights: norms with 1; matrices with normal numbers of deviation initializer_range,
-/// divided by sqrt(2 num_layers) for the two projections that write to the residual stream (Radford
-/// et al. 2019). Element (r, c) of a logical tensor depends on (seed, name, r, c) only.
-/// `token_rows` [vocab_size, hidden_size] may be empty; those of its rows that are not 0, times
-/// initializer_range, take the place of random ones in embedding and head.
+/// Fills the weights: norms with 1; biases and rows beyond the `vocab_size` tokens that exist with
+/// 0; matrices with normal numbers of deviation initializer_range, divided by sqrt(2 num_layers)
+/// for the two projections that write to the residual stream (Radford et al. 2019). Element (r, c)
+/// of a logical tensor depends on (seed, name, r, c) only. `token_rows` [vocab_size, hidden_size]
+/// may be empty; those of its rows that are not 0, times initializer_range, take the place of
+/// random ones in embedding and head.
 void initialize_weights(const TensorView& flat, const ParameterLayout& layout,
-                        const TransformerConfig& config, uint64_t seed,
+                        const TransformerConfig& config, int64_t vocab_size, uint64_t seed,
                         std::span<const float> token_rows = {});
 
 }  // namespace mirabelle

@@ -112,6 +112,12 @@ class Transformer {
   /// plan_logit_shards() for at least n rows.
   void logits(const TensorView& out, const TensorView& hidden, const TensorView& shards,
               const Stream& stream) const;
+  /// The fused projection of a shard [num_tokens, num_kv_heads, group_size + 2, head_dim] gets its
+  /// bias, in place, and out = its heads after their norms, as far as the model has them. Without
+  /// norms out must be `projected`, with them it may be.
+  void finish_projection(const TensorView& out, const TensorView& projected, int64_t layer,
+                         int64_t shard, const Stream& stream) const;
+
   /// Memory of `dtype` for logits(); absent if the vocabulary is not split.
   TensorView plan_logit_shards(Arena& arena, int64_t num_rows, DType dtype) const;
 
@@ -158,6 +164,8 @@ class Transformer {
     TensorView attention_norm_rstd, ffn_norm_rstd;     // [T_l] wide
     TensorView qkv, attention_out, attention_log_sum;  // [S, T, ...]
     TensorView gate_up, swiglu_out;                    // [S, T, 2 ffn], [S, T, ffn]
+    /// [S, T, qkv width] queries, keys and values before their norms; only with query_key_norm
+    TensorView projected;
   };
   struct Activations {
     std::vector<LayerActivations> layers;
@@ -173,6 +181,8 @@ class Transformer {
     TensorView grad_inner;                               // [S, T, max(ffn, attention width)]
     TensorView full_grad;                                // as `full`
     TensorView norm_workspace;                           // [chunks, hidden_size]
+    TensorView head_norm_workspace;                      // [chunks, 2, head_dim] or absent
+    TensorView bias_workspace;                           // [chunks, qkv width] or absent
     TensorView logits;                                   // [S, rows, vocab]
     TensorView vocabulary_sums;                          // [1 + 2 S, rows] wide; only if split
     TensorView losses;                                   // [T] wide
@@ -180,13 +190,16 @@ class Transformer {
   };
   /// What belongs to a step, in training.
   struct StepMemory {
-    Buffer loss_scale;        // [1] float64
-    Buffer loss_sums;         // [1 + num_levels] float64
-    Buffer level_bounds;      // [num_levels + 1] int32
-    Buffer level_weights;     // [num_levels] float64
-    Buffer dropout_keys;      // [2 * num_layers + 1] int64, one for each site
-    Buffer norm_blocks;       // [blocks, 2 * num_layers + 1, hidden_size]: see norm_blocks()
+    Buffer loss_scale;     // [1] float64
+    Buffer loss_sums;      // [1 + num_levels] float64
+    Buffer level_bounds;   // [num_levels + 1] int32
+    Buffer level_weights;  // [num_levels] float64
+    Buffer dropout_keys;   // [2 * num_layers + 1] int64, one for each site
+    Buffer norm_blocks;    // [blocks, 2 * num_layers + 1, hidden_size]: see norm_blocks()
+    /// [S, num_layers, 2, head_dim] summands of the shards; only if the heads are split
+    Buffer head_norm_shards;
     Buffer key_value_copies;  // [local replicas, 2 * head_dim * hidden_size] gradients
+    Buffer bias_copies;       // [local replicas, 2 * head_dim]
   };
   struct Sketch {};  // chooses the constructor that only plans
   Transformer(Sketch, const TransformerConfig& config, int64_t vocab_size,
@@ -198,6 +211,7 @@ class Transformer {
 
   int64_t num_shards() const { return layout_.share().num_local_shards(); }
   int64_t num_norm_blocks() const;
+  bool splits_head_norms() const;
   int64_t flat_gradient_elements() const;
   double attention_scale() const;
   Shape projected_shape(int64_t num_tokens) const;  // of the fused QKV product of one shard
@@ -210,6 +224,7 @@ class Transformer {
   void norm_residual_again(int64_t layer, const Stream& stream);
   void attend(int64_t layer, const PackedBatch& batch, const Stream& stream);
   void attention_of_shards(int64_t layer, const PackedBatch& batch, const Stream& stream);
+  TensorView projected(int64_t layer, int64_t shard, int64_t num_tokens) const;
   void norm_before_ffn(int64_t layer, const PackedBatch& batch, const Stream& stream);
   void apply_ffn(int64_t layer, const Stream& stream);
   void apply_swiglu(int64_t layer, const Stream& stream);
@@ -231,8 +246,14 @@ class Transformer {
   void norm_backward(int64_t norm, const TensorView& grad_branch, const TensorView& residual,
                      const TensorView& rstd, const TensorView& weight, const Dropout& dropout,
                      const Stream& stream);
+  void vectors_backward(int64_t layer, int64_t shard, const TensorView& grad_projected,
+                        const Stream& stream);
   void sum_norm_gradients(const Stream& stream);
+  void sum_head_norm_gradients(const Stream& stream);
   void sum_key_value_replicas(int64_t layer, const Stream& stream);
+  void sum_bias_replicas(const Stream& stream);
+  void sum_copies(const TensorView& copies,
+                  const std::function<TensorView(int64_t shard)>& of_shard, const Stream& stream);
 
   TransformerConfig config_;
   int64_t vocab_size_;

@@ -18,10 +18,11 @@ struct TokenRange {
   int64_t size = 0;
 };
 
-/// The item <-> semantic-ID table and the vocabulary that follows from it (decisions: text tokens,
-/// then special tokens, then one range per level, then padding). Every item has exactly one
-/// semantic ID of `num_levels` codes. No two items share one, unless the table ranks those that do
-/// by priorities. A disambiguation code, where there is one, is the last level.
+/// The item <-> semantic-ID table and the vocabulary that follows from it: text tokens (of an
+/// imported language model, whose tokens keep their numbers), then special tokens, then one range
+/// per level, then padding. Without levels there are only text tokens and padding. Every item has
+/// exactly one semantic ID of `num_levels` codes. No two items share one, unless the table ranks
+/// those that do by priorities. A disambiguation code, where there is one, is the last level.
 class SemanticIds {
  public:
   static constexpr int64_t kVocabMultiple = 512;  ///< 64 x the largest tensor-parallel size, 8
@@ -34,6 +35,10 @@ class SemanticIds {
   /// first. Throws a kData Error if they do not.
   SemanticIds(std::vector<int64_t> level_sizes, std::vector<int32_t> codes,
               std::vector<int32_t> priorities);
+
+  /// The same IDs behind so many text tokens. Throws a kData Error if the tokens do not fit in 32
+  /// bits.
+  SemanticIds after_text(int64_t num_text_tokens) const;
 
   /// From a tokenizer file (format: tokenizer/tokenizer_file.h).
   static SemanticIds read(const std::filesystem::path& tokenizer_file);
@@ -51,7 +56,9 @@ class SemanticIds {
   std::vector<int32_t> items_by_id() const;
 
   // Tokens
-  int32_t bos_token() const { return 0; }  ///< starts every history
+  int64_t num_text_tokens() const { return num_text_tokens_; }
+  /// Starts every history.
+  int32_t bos_token() const { return static_cast<int32_t>(num_text_tokens_); }
   int64_t level_begin(int64_t level) const { return level_begin_[level]; }
   int32_t token(int64_t item, int64_t level) const {
     return static_cast<int32_t>(level_begin_[level] + codes_[item * num_levels() + level]);
@@ -60,10 +67,12 @@ class SemanticIds {
   std::vector<int32_t> level_bounds() const;
   int64_t vocab_size() const { return vocab_size_; }                ///< tokens that exist
   int64_t padded_vocab_size() const { return padded_vocab_size_; }  ///< rows that are stored
-  std::vector<TokenRange> token_ranges() const;  ///< special tokens, levels, padding
+  std::vector<TokenRange> token_ranges() const;  ///< text, special tokens, levels, padding
 
  private:
-  int64_t num_items_ = 0;
+  void lay_out_tokens();
+
+  int64_t num_items_ = 0, num_text_tokens_ = 0;
   std::vector<int64_t> level_sizes_, level_begin_;
   std::vector<int32_t> codes_, priorities_;
   int64_t vocab_size_ = 0, padded_vocab_size_ = 0;

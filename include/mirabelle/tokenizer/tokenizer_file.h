@@ -16,7 +16,8 @@ namespace mirabelle {
 //
 //   magic               text    "mirabelle tokenizer"
 //   schema_version      int64   [1]
-//   kind                text    "residual_kmeans", "rq_vae" or "item_id"
+//   kind                text    "residual_kmeans", "rq_vae", "item_id", or "text": no items, only
+//                               the vocabulary of an imported language model
 //   collisions          text    the rule for items with equal codes (tokenizer/collisions.h)
 //   dataset             text    the corpus that it was built from: name
 //   split_hash          text      and hash of its split
@@ -27,11 +28,12 @@ namespace mirabelle {
 //   table/priority      int32   [num_items]  rank among the items that share the ID, 0 first
 //   table/level_sizes   int64   [num_levels]
 //   table/item_ids      texts   [num_items]  the data set's own IDs
-//   vocabulary/names    texts   [num_ranges] special tokens, one range per level, padding
+//   vocabulary/names    texts   [num_ranges] text, if there is any, special tokens, one range per
+//                               level, padding
 //   vocabulary/begin    int64   [num_ranges]
 //   vocabulary/size     int64   [num_ranges]
 //
-// and, where codes come from features (not for item_id):
+// and, where codes come from features (not for item_id and text):
 //   features/names      texts   [num_sources]
 //   features/dims       int64   [num_sources]
 //   features/weights    float64 [num_sources]
@@ -54,7 +56,7 @@ struct TokenizerFile {
   std::string dataset, split_hash, config, report;
   SemanticIds ids;
   std::vector<std::string> item_ids;  ///< [num_items] the data set's own
-  ResidualQuantizer quantizer;        ///< without sources and codebooks for item_id
+  ResidualQuantizer quantizer;        ///< without sources and codebooks for item_id and text
 };
 
 /// Levels without the disambiguation code.

@@ -89,7 +89,7 @@ json bench_beam_search(const BeamSearchBenchOptions& options, Device device) {
   Transformer model(config, ids.vocab_size(), ids.padded_vocab_size(), options.dtype,
                     {/*max_tokens=*/1, max_tokens, /*training=*/false}, device);
   const Buffer values({model.layout().num_elements()}, wide(options.dtype));
-  initialize_weights(values.view(), model.layout(), config, 0);
+  initialize_weights(values.view(), model.layout(), config, model.vocab_size(), 0);
   const Buffer on_device({model.layout().num_elements()}, wide(options.dtype), device);
   copy(on_device.view(), values.view(), stream);
   round_to(model.weights(), on_device.view(), stream);

@@ -97,7 +97,7 @@ class KernelBench {
     const Buffer qkv = make({s_.tokens, 3 * s_.heads, s_.head_dim()});
     const Buffer projected = make({s_.tokens, s_.heads, 3, s_.head_dim()});
     const Buffer table = make_wide({s_.sequence, s_.head_dim() / 2, 2});
-    fill_rotary_table(table.view(), 10000, stream_);
+    fill_rotary_table(table.view(), rotary_frequencies(s_.head_dim(), 10000), 1, stream_);
     const Buffer positions = indices(positions_of_tokens());
     measure("QKV split + rotary embedding", size(6 * s_.tokens * s_.hidden), 0, [&] {
       split_and_rotate(qkv.view(), projected.view(), positions.view(), table.view(), stream_);

@@ -87,7 +87,7 @@ class TrainingBench {
         reducer_(model_, partition_, *alone_, {}),
         optimizer_(model_.layout(), partition_, reducer_, {}, options.dtype, device, nullptr) {
     const Buffer values({model_.layout().num_elements()}, wide(options.dtype));
-    initialize_weights(values.view(), model_.layout(), model_.config(), 0);
+    initialize_weights(values.view(), model_.layout(), model_.config(), model_.vocab_size(), 0);
     optimizer_.set_weights(model_.weights(), values.view(), stream_);
     for (int64_t i = 0; i < options.micro_batches; ++i) {
       const std::vector<int64_t> lengths = draw_lengths(options, i);
