@@ -13,7 +13,7 @@ constexpr double kTurn = 2 * std::numbers::pi;
 TransformerConfig config(const std::string& scaling) {
   TransformerConfig config;
   config.hidden_size = 16;
-  config.num_heads = 2;  // heads of 8 features, so four frequencies
+  config.num_heads = config.num_kv_heads = 2;  // heads of 8 features, so four frequencies
   config.rope_theta = 10000;
   config.rope_scaling = scaling;
   config.rope_factor = 4;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <ostream>
+#include <span>
 #include <type_traits>
 #include <vector>
 
@@ -17,10 +18,13 @@ class Shape {
  public:
   static constexpr int kMaxRank = 5;
   Shape() = default;
-  Shape(std::initializer_list<int64_t> extents) {
+  Shape(std::initializer_list<int64_t> extents) : Shape(of({extents.begin(), extents.size()})) {}
+  static Shape of(std::span<const int64_t> extents) {
     MIRABELLE_CHECK(extents.size() <= kMaxRank, "a shape has at most ", kMaxRank, " extents, not ",
                     extents.size());
-    for (int64_t extent : extents) extents_[rank_++] = extent;
+    Shape shape;
+    for (int64_t extent : extents) shape.extents_[shape.rank_++] = extent;
+    return shape;
   }
   int rank() const { return rank_; }
   int64_t operator[](int axis) const { return extents_[axis]; }
