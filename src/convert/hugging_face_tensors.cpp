@@ -26,9 +26,9 @@ std::string dtype_name(const std::string& dtype) {
                            : dtype;
 }
 
-class HuggingFaceTensors : public TensorSource {
+class HuggingFaceSource : public TensorSource {
  public:
-  explicit HuggingFaceTensors(const fs::path& path) {
+  explicit HuggingFaceSource(const fs::path& path) {
     if (!fs::is_directory(path)) {
       add_file(path);
     } else if (fs::exists(path / kIndex)) {
@@ -87,7 +87,7 @@ class HuggingFaceTensors : public TensorSource {
 }  // namespace
 
 std::unique_ptr<TensorSource> open_hugging_face_tensors(const fs::path& path) {
-  return std::make_unique<HuggingFaceTensors>(path);
+  return std::make_unique<HuggingFaceSource>(path);
 }
 
 }  // namespace mirabelle

@@ -142,14 +142,14 @@ void SafetensorsReader::read(const std::string& name, int64_t begin, std::span<f
 }
 
 SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, DType dtype,
-                                     const std::vector<Tensor>& tensors)
+                                     const std::vector<LogicalTensor>& tensors)
     : path_(std::move(path)), dtype_(dtype), file_(std::fopen(path_.c_str(), "wb")) {
   MIRABELLE_CHECK(file_, path_.string(), ": cannot write (", std::strerror(errno), ")");
   MIRABELLE_CHECK(dtype == DType::kFloat32 || dtype == DType::kBFloat16,
                   "weights are written in float32 or bfloat16, not in ", to_string(dtype));
   ordered_json header = {{kMetadata, {{"format", "pt"}}}};  // as transformers wants it
   int64_t end = 0;
-  for (const Tensor& tensor : tensors) {
+  for (const LogicalTensor& tensor : tensors) {
     ordered_json shape = ordered_json::array();
     for (int axis = 0; axis < tensor.shape.rank(); ++axis) shape.push_back(tensor.shape[axis]);
     const int64_t begin = end;

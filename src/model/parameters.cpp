@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string_view>
 
 #include "mirabelle/core/random.h"
 
@@ -176,6 +175,16 @@ std::vector<MatrixBatch> ParameterLayout::layer_matrices(int64_t index) const {
   return matrices;
 }
 
+std::vector<LogicalTensor> ParameterLayout::logical_tensors() const {
+  std::vector<LogicalTensor> tensors;
+  for (const LogicalPiece& piece : pieces()) {
+    if (tensors.empty() || tensors.back().name != piece.name) {
+      tensors.push_back({piece.name, piece.shape});
+    }
+  }
+  return tensors;
+}
+
 std::vector<FlatRange> ParameterLayout::primary_ranges() const {
   std::vector<FlatRange> copies;
   for (const LogicalPiece& piece : pieces()) {
@@ -196,6 +205,8 @@ std::vector<FlatRange> ParameterLayout::primary_ranges() const {
 int64_t ParameterLayout::num_model_parameters() const {
   return ParameterLayout(config_, padded_vocab_size_).num_elements();
 }
+
+bool is_vocabulary_tensor(const std::string& name) { return name == kEmbedding || name == kHead; }
 
 int64_t first_token(const ParameterLayout& layout, int64_t local_shard) {
   return (layout.share().first_shard() + local_shard) * layout.sizes().vocab_size;
@@ -266,9 +277,9 @@ void initialize_weights(const TensorView& flat, const ParameterLayout& layout,
   for (const LogicalPiece& piece : layout.pieces()) {
     const bool is_vector = piece.shape.rank() == 1;
     const int64_t all_columns = is_vector ? 1 : piece.shape[1];
-    const std::string_view name = piece.name;
+    const std::string& name = piece.name;
     const double of_vectors = name.ends_with(".bias") ? 0 : 1;
-    const bool is_vocabulary = name == kEmbedding || name == kHead;
+    const bool is_vocabulary = is_vocabulary_tensor(name);
     const double scale = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight")
                              ? to_residual
                              : deviation;

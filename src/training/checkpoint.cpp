@@ -103,6 +103,24 @@ std::vector<std::string> verified_tensor_files(const fs::path& folder, const Com
   });
 }
 
+/// The SHA-256 of files that the disk has, by their names.
+json checksums(const fs::path& folder, const std::vector<std::string>& names) {
+  json sums = json::object();
+  for (const std::string& name : names) {
+    sync_to_disk(folder / name);
+    sums[name] = sha256_of_file(folder / name);
+  }
+  return sums;
+}
+
+void write_manifest(const fs::path& folder, const TrainingState& state,
+                    const std::vector<std::string>& tensor_files, const json& sums) {
+  const json manifest = {
+      {"schema", kSchema},       {"version", kVersion},          {"mirabelle", MIRABELLE_VERSION},
+      {"state", to_json(state)}, {"tensor_files", tensor_files}, {"sha256", sums}};
+  write_text_file(folder / kManifest, manifest.dump(2) + "\n");
+}
+
 std::string tensor_file_name(int rank, int num_ranks) {
   char name[64];
   std::snprintf(name, sizeof name, "tensors-%05d-of-%05d.h5", rank + 1, num_ranks);
@@ -159,6 +177,16 @@ TrainingState read_training_state(const fs::path& folder) {
                        [](const json& manifest) { return state_from_json(manifest.at("state")); });
 }
 
+std::vector<std::string> checkpoint_tensor_files(const fs::path& folder) {
+  return from_manifest(folder, [](const json& manifest) {
+    return manifest.at("tensor_files").get<std::vector<std::string>>();
+  });
+}
+
+void verify_checkpoint(const fs::path& folder) {
+  verified_tensor_files(folder, *make_self_communicator());
+}
+
 std::string read_checkpoint_config(const fs::path& folder) {
   verify(folder, read_manifest(folder), kConfig);
   return read_text_file(folder / kConfig);
@@ -169,6 +197,15 @@ void read_checkpoint_tensors(const fs::path& folder, const ParameterLayout& layo
   std::vector<std::string> files;
   run_together(world, [&] { files = verified_tensor_files(folder, world); });
   run_together(world, [&] { read_tensor_files(folder, files, layout, tensors); });
+}
+
+void complete_checkpoint(const fs::path& folder, const TrainingState& state,
+                         const std::vector<std::string>& tensor_files,
+                         const std::string& config_text) {
+  write_text_file(folder / kConfig, config_text);
+  std::vector<std::string> names = tensor_files;
+  names.insert(names.end(), {kConfig, kTokenizer});
+  write_manifest(folder, state, tensor_files, checksums(folder, names));
 }
 
 CheckpointWriter::CheckpointWriter(const Communicator& world, const ParameterLayout& layout,
@@ -222,12 +259,7 @@ std::string CheckpointWriter::write_files(const fs::path& folder,
     write_text_file(folder / kConfig, config_text);
     names.insert(names.end(), {kConfig, kTokenizer});
   }
-  json sums = json::object();
-  for (const std::string& name : names) {
-    sync_to_disk(folder / name);
-    sums[name] = sha256_of_file(folder / name);
-  }
-  return sums.dump();
+  return checksums(folder, names).dump();
 }
 
 void CheckpointWriter::commit() {
@@ -235,17 +267,15 @@ void CheckpointWriter::commit() {
   const std::unique_ptr<AtomicPath> target = std::move(target_);  // removes the folder on an error
   std::string my_sums;
   run_together(world_, [&] { my_sums = job_.get(); });
-  json sums = json::object(), tensor_files = json::array();
+  json sums = json::object();
+  std::vector<std::string> tensor_files;
   for (const std::string& text : all_gather_texts(world_, my_sums)) sums.update(json::parse(text));
   for (int rank = 0; rank < world_.size(); ++rank) {
     tensor_files.push_back(tensor_file_name(rank, world_.size()));
   }
-  const json manifest = {
-      {"schema", kSchema},        {"version", kVersion},          {"mirabelle", MIRABELLE_VERSION},
-      {"state", to_json(state_)}, {"tensor_files", tensor_files}, {"sha256", sums}};
   run_together(world_, [&] {
     if (world_.rank() != 0) return;
-    write_text_file(target->path() / kManifest, manifest.dump(2) + "\n");
+    write_manifest(target->path(), state_, tensor_files, sums);
     target->commit();
   });
 }

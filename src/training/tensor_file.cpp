@@ -145,20 +145,6 @@ StoredTensor stored_from_json(const std::string& name, const json& stored) {
   return tensor;
 }
 
-std::vector<StoredTensor> read_index(const Hdf5File& file) {
-  std::vector<StoredTensor> tensors;
-  const std::string text = file.read_text(kIndex);
-  try {
-    const json index = json::parse(text);
-    for (const auto& [name, stored] : index.items()) {
-      tensors.push_back(stored_from_json(name, stored));
-    }
-  } catch (const std::exception& error) {
-    throw_error(ErrorKind::kData, file.path().string(), ": dataset ", kIndex, ": ", error.what());
-  }
-  return tensors;
-}
-
 /// A rank's pieces of a logical tensor, and how many of their elements each group has got.
 struct WantedTensor {
   Shape shape;
@@ -172,6 +158,24 @@ bool meet(const TensorRegion& region, const LogicalPiece& piece) {
                           region.rows.begin + (region.elements.end - 1) / width + 1};
   return overlap(rows, rows_of(piece)).size() > 0 &&
          overlap(region.columns, columns_of(piece)).size() > 0;
+}
+
+/// The smallest range of rows that holds all pieces.
+FlatRange rows_of(std::span<const LogicalPiece> pieces) {
+  FlatRange rows = rows_of(pieces.front());
+  for (const LogicalPiece& piece : pieces) {
+    rows.begin = std::min(rows.begin, piece.row_begin);
+    rows.end = std::max(rows.end, piece.row_begin + piece.num_rows);
+  }
+  return rows;
+}
+
+/// Of a region's elements those in these rows of the tensor.
+FlatRange elements_of_rows(const TensorRegion& region, const FlatRange& rows) {
+  const int64_t width = region.columns.size();
+  const FlatRange inside = overlap(rows, region.rows);
+  return overlap(region.elements, {(inside.begin - region.rows.begin) * width,
+                                   (inside.end - region.rows.begin) * width});
 }
 
 /// Copies what of the region belongs to the piece; returns how many elements that were.
@@ -197,31 +201,6 @@ int64_t scatter(const TensorRegion& region, const float* values, const LogicalPi
   return num_copied;
 }
 
-/// Returns how many elements were found.
-int64_t read_tensor(const Hdf5File& file, const std::string& name, const StoredTensor& tensor,
-                    const std::vector<LogicalPiece>& pieces, float* flat) {
-  const Shape dataset = dataset_shape(tensor);
-  const int64_t step = slice_elements(dataset), row = dataset.inner().num_elements();
-  std::vector<float> values;
-  int64_t num_found = 0, region_begin = 0;
-  for (TensorRegion slice : tensor.regions) {
-    const auto [begin, end] = slice.elements;
-    for (slice.elements.begin = begin; slice.elements.begin < end; slice.elements.begin += step) {
-      slice.elements.end = std::min(slice.elements.begin + step, end);
-      const auto is_wanted = [&](const LogicalPiece& piece) { return meet(slice, piece); };
-      if (std::none_of(pieces.begin(), pieces.end(), is_wanted)) continue;
-      values.resize(slice.elements.size());
-      file.read_rows(name, (region_begin + slice.elements.begin - begin) / row,
-                     as_rows(values.data(), slice.elements.size(), dataset));
-      for (const LogicalPiece& piece : pieces) {
-        num_found += scatter(slice, values.data(), piece, flat);
-      }
-    }
-    region_begin += end - begin;
-  }
-  return num_found;
-}
-
 void read_tensor_file(const fs::path& path, const CheckpointTensors& tensors,
                       std::map<std::string, WantedTensor>& wanted, std::set<std::string>& names) {
   const Hdf5File file = Hdf5File::open(path);
@@ -236,7 +215,7 @@ void read_tensor_file(const fs::path& path, const CheckpointTensors& tensors,
       const TensorView& flat = tensors.*kGroups[i].values;
       if (!flat) continue;
       num_found[i] +=
-          read_tensor(file, kGroups[i].name + stored.name, stored, pieces, flat.as<float>());
+          read_pieces(file, kGroups[i].name + stored.name, stored, pieces, flat.as<float>());
     }
   }
 }
@@ -287,6 +266,60 @@ OwnedTensor owned_tensor(std::span<const LogicalPiece> pieces, std::span<const F
 
 }  // namespace
 
+StoredTensor whole_tensor(const LogicalTensor& tensor) {
+  const TensorRegion all = {
+      rows_of(tensor.shape), columns_of(tensor.shape), {0, tensor.shape.num_elements()}};
+  return {tensor.name, tensor.shape, {all}};
+}
+
+std::string weights_dataset(const std::string& name) { return kGroups[0].name + name; }
+
+void write_index(Hdf5File& file, const std::vector<StoredTensor>& tensors) {
+  json index = json::object();
+  for (const StoredTensor& tensor : tensors) index[tensor.name] = to_json(tensor);
+  file.write_text(kIndex, index.dump());
+}
+
+std::vector<StoredTensor> read_index(const Hdf5File& file) {
+  std::vector<StoredTensor> tensors;
+  const std::string text = file.read_text(kIndex);
+  try {
+    const json index = json::parse(text);
+    for (const auto& [name, stored] : index.items()) {
+      tensors.push_back(stored_from_json(name, stored));
+    }
+  } catch (const std::exception& error) {
+    throw_error(ErrorKind::kData, file.path().string(), ": dataset ", kIndex, ": ", error.what());
+  }
+  return tensors;
+}
+
+int64_t read_pieces(const Hdf5File& file, const std::string& name, const StoredTensor& tensor,
+                    std::span<const LogicalPiece> pieces, float* flat) {
+  const Shape dataset = dataset_shape(tensor);
+  const int64_t step = slice_elements(dataset), row = dataset.inner().num_elements();
+  std::vector<float> values;
+  int64_t num_found = 0, region_begin = 0;
+  for (TensorRegion slice : tensor.regions) {
+    const auto [begin, end] = slice.elements;
+    const FlatRange wanted = elements_of_rows(slice, rows_of(pieces));
+    for (slice.elements.begin = wanted.begin; slice.elements.begin < wanted.end;
+         slice.elements.begin += step) {
+      slice.elements.end = std::min(slice.elements.begin + step, wanted.end);
+      const auto is_wanted = [&](const LogicalPiece& piece) { return meet(slice, piece); };
+      if (std::none_of(pieces.begin(), pieces.end(), is_wanted)) continue;
+      values.resize(slice.elements.size());
+      file.read_rows(name, (region_begin + slice.elements.begin - begin) / row,
+                     as_rows(values.data(), slice.elements.size(), dataset));
+      for (const LogicalPiece& piece : pieces) {
+        num_found += scatter(slice, values.data(), piece, flat);
+      }
+    }
+    region_begin += end - begin;
+  }
+  return num_found;
+}
+
 std::vector<OwnedTensor> owned_tensors(const ParameterLayout& layout,
                                        std::span<const FlatRange> owned) {
   std::vector<OwnedTensor> tensors;
@@ -304,15 +337,15 @@ std::vector<OwnedTensor> owned_tensors(const ParameterLayout& layout,
 void write_tensor_file(const fs::path& path, const std::vector<OwnedTensor>& tensors,
                        const CheckpointTensors& values) {
   Hdf5File file = Hdf5File::create(path);
-  json index = json::object();
+  std::vector<StoredTensor> stored;
   for (const OwnedTensor& tensor : tensors) {
-    index[tensor.stored.name] = to_json(tensor.stored);
+    stored.push_back(tensor.stored);
     for (const Group& group : kGroups) {
       write_tensor(file, group.name + tensor.stored.name, tensor,
                    (values.*group.values).as<float>());
     }
   }
-  file.write_text(kIndex, index.dump());
+  write_index(file, stored);
   file.close();
 }
 

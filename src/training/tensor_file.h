@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "mirabelle/core/hdf5_file.h"
 #include "mirabelle/model/parameters.h"
 #include "mirabelle/training/checkpoint.h"
 
@@ -39,6 +40,19 @@ std::vector<OwnedTensor> owned_tensors(const ParameterLayout& layout,
 /// owned ranges.
 void write_tensor_file(const std::filesystem::path& path, const std::vector<OwnedTensor>& tensors,
                        const CheckpointTensors& values);
+
+/// A tensor that a file holds all of.
+StoredTensor whole_tensor(const LogicalTensor& tensor);
+/// The dataset of a tensor's weights.
+std::string weights_dataset(const std::string& name);
+void write_index(Hdf5File& file, const std::vector<StoredTensor>& tensors);
+/// What an open tensor file holds.
+std::vector<StoredTensor> read_index(const Hdf5File& file);
+
+/// Copies what a file has of a logical tensor's pieces to their places in `flat`, from the dataset
+/// of that name; returns how many elements that were.
+int64_t read_pieces(const Hdf5File& file, const std::string& dataset, const StoredTensor& tensor,
+                    std::span<const LogicalPiece> pieces, float* flat);
 
 /// Fills a rank's share (of the views that are not absent) from files that together hold all of the
 /// model.

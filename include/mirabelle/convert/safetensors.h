@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "mirabelle/core/tensor.h"
+#include "mirabelle/model/parameters.h"
 
 namespace mirabelle {
 
@@ -56,11 +57,8 @@ class SafetensorsReader {
 /// path in an AtomicPath.
 class SafetensorsWriter {
  public:
-  struct Tensor {
-    std::string name;
-    Shape shape;
-  };
-  SafetensorsWriter(std::filesystem::path path, DType dtype, const std::vector<Tensor>& tensors);
+  SafetensorsWriter(std::filesystem::path path, DType dtype,
+                    const std::vector<LogicalTensor>& tensors);
 
   /// The next elements, rounded to the dtype.
   void append(std::span<const float> values);

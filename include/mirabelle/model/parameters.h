@@ -29,6 +29,12 @@ struct LogicalPiece {
   int64_t num_elements() const { return num_rows * num_columns; }
 };
 
+/// A logical tensor as a whole.
+struct LogicalTensor {
+  std::string name;
+  Shape shape;
+};
+
 /// Elements [begin, end) of a flat array.
 struct FlatRange {
   int64_t begin = 0, end = 0;
@@ -98,6 +104,8 @@ class ParameterLayout {
   /// Every logical tensor of which this rank holds something, cut in pieces; those of a tensor
   /// follow each other.
   std::vector<LogicalPiece> pieces() const;
+  /// The logical tensors of which this rank holds something, in the order of pieces().
+  std::vector<LogicalTensor> logical_tensors() const;
   /// What of the flat array is primary, ascending: everything but copies and padding at the ends
   /// of regions (padding between is 0 and may be in).
   std::vector<FlatRange> primary_ranges() const;
@@ -118,6 +126,9 @@ class ParameterLayout {
   std::vector<Layer> layers_;
   std::vector<FlatRange> regions_;
 };
+
+/// Whether the rows of a logical tensor are tokens: those of the embedding and of the head.
+bool is_vocabulary_tensor(const std::string& name);
 
 /// Named views of flat memory in this layout: of the weights, or of their gradients.
 struct TransformerTensors {

@@ -46,7 +46,7 @@ struct TrainingState {
   int64_t validations_since_best = 0;
   std::vector<double> prefix_weights;  ///< see level_weights.h; empty without training.prefix_loss
   bool finished = false;               ///< nothing is left to do
-  std::string optimizer = "adamw";     ///< of whom exp_avg and exp_avg_sq are
+  std::string optimizer = "adamw";     ///< of whom exp_avg and exp_avg_sq are; none: only weights
 };
 
 /// Flat float32 arrays in host memory.
@@ -57,6 +57,10 @@ struct CheckpointTensors {
 /// Reading verifies the SHA-256 of each file that it opens. Errors are kData Errors that name the
 /// file.
 TrainingState read_training_state(const std::filesystem::path& folder);
+/// The names of the tensor files.
+std::vector<std::string> checkpoint_tensor_files(const std::filesystem::path& folder);
+/// Throws unless the SHA-256 of all files is the manifest's.
+void verify_checkpoint(const std::filesystem::path& folder);
 std::string read_checkpoint_config(const std::filesystem::path& folder);
 /// Fills the tensors whose views are not absent, [layout.num_elements()], with this rank's share,
 /// copies of other ranks' pieces too, whatever layout wrote them; padding is left as it is.
@@ -64,6 +68,12 @@ std::string read_checkpoint_config(const std::filesystem::path& folder);
 /// differ from the layout's or if an element is missing. Collective.
 void read_checkpoint_tensors(const std::filesystem::path& folder, const ParameterLayout& layout,
                              const CheckpointTensors& tensors, const Communicator& world);
+
+/// Makes a checkpoint of a folder with tensor files and tokenizer.h5: writes the configuration and
+/// the manifest.
+void complete_checkpoint(const std::filesystem::path& folder, const TrainingState& state,
+                         const std::vector<std::string>& tensor_files,
+                         const std::string& config_text);
 
 struct OwnedTensor;
 
