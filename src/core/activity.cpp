@@ -49,7 +49,7 @@ struct Board {
   std::atomic<int> depth{0};
   std::atomic<int64_t> num_activities{0};
   std::atomic<int64_t> step{-1};
-  std::atomic<int> rank{0};
+  std::atomic<int> rank{-1};  // not known before there is a Watchdog
   static_assert(std::atomic<int64_t>::is_always_lock_free);
 };
 constinit Board board;
@@ -112,15 +112,54 @@ constinit std::atomic_flag is_ending;
 /// leaves the others time for their lines.
 constexpr timespec kTimeForOthers = {0, 500'000'000};
 
-void on_sigterm(int) {
+/// Begins "rank 1: SIGTERM".
+void add_signal(Line& line, const char* before, int signal) {
+  const int rank = board.rank;
+  if (rank >= 0) line << "rank " << rank << ": ";
+  line << before << (signal == SIGTERM ? "SIGTERM" : "SIGUSR1");
+  add_activities(line, " while in ");
+}
+
+void end_by_signal(int signal) {
   if (is_ending.test_and_set()) return;  // mpirun may send it twice, and other threads get it too
   Line line;
-  line << "rank " << board.rank << ": ended by SIGTERM";
-  add_activities(line, " while in ");
+  add_signal(line, "ended by ", signal);
   line.print();
   ::nanosleep(&kTimeForOthers, nullptr);
   std::signal(SIGTERM, SIG_DFL);
   std::raise(SIGTERM);
+}
+
+int64_t monotonic_nanoseconds() {
+  timespec now;
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
+}
+
+/// When the first signal asked to stop; 0: none has.
+constinit std::atomic<int64_t> stop_request{0};
+constinit std::atomic<bool> has_stop_signals{false};
+
+void request_stop(int signal) {
+  constexpr int64_t kSameRequest = 1'000'000'000;  // nanoseconds
+  const int64_t now = monotonic_nanoseconds();
+  int64_t first = 0;
+  if (!stop_request.compare_exchange_strong(first, now)) {
+    if (now - first > kSameRequest) end_by_signal(signal);
+    return;
+  }
+  Line line;
+  add_signal(line, "", signal);
+  line << "; stops as soon as it can";
+  line.print();
+}
+
+struct sigaction set_handler(int signal, void (*handler)(int)) {
+  struct sigaction action = {}, previous = {};
+  action.sa_handler = handler;
+  action.sa_flags = SA_RESTART;  // work that goes on is not disturbed
+  ::sigaction(signal, &action, &previous);
+  return previous;
 }
 
 /// The wait that the process is in, or null.
@@ -188,14 +227,34 @@ Watchdog::Watchdog(double timeout_seconds, int rank) {
   MIRABELLE_CHECK(timeout_seconds >= 0, "a watchdog waits 0 seconds or more, not ",
                   timeout_seconds);
   board.rank = rank;
-  struct sigaction action = {};
-  action.sa_handler = on_sigterm;
-  ::sigaction(SIGTERM, &action, &previous_);
+  if (!has_stop_signals) previous_ = set_handler(SIGTERM, end_by_signal);
   if (timeout_seconds > 0) {
     thread_ = std::jthread([=](const std::stop_token& stop) { watch(stop, timeout_seconds); });
   }
 }
 
-Watchdog::~Watchdog() { ::sigaction(SIGTERM, &previous_, nullptr); }
+Watchdog::~Watchdog() {
+  if (!has_stop_signals) ::sigaction(SIGTERM, &previous_, nullptr);
+}
+
+StopSignals::StopSignals() {
+  has_stop_signals = true;
+  previous_sigterm_ = set_handler(SIGTERM, request_stop);
+  previous_sigusr1_ = set_handler(SIGUSR1, request_stop);
+}
+
+void StopSignals::ignore() {
+  set_handler(SIGTERM, SIG_IGN);
+  set_handler(SIGUSR1, SIG_IGN);
+}
+
+StopSignals::~StopSignals() {
+  ::sigaction(SIGTERM, &previous_sigterm_, nullptr);
+  ::sigaction(SIGUSR1, &previous_sigusr1_, nullptr);
+  has_stop_signals = false;
+  stop_request = 0;
+}
+
+bool stop_is_requested() { return stop_request != 0; }
 
 }  // namespace mirabelle

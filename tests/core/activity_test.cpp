@@ -143,6 +143,66 @@ TEST_F(WatchdogTest, LeavesNothingBehind) {
   EXPECT_EXIT(work(), ::testing::KilledBySignal(SIGTERM), "^$");
 }
 
+class StopSignalsTest : public WatchdogTest {};
+
+TEST_F(StopSignalsTest, TheFirstOneOnlyAsks) {
+  const auto work = [] {
+    StopSignals signals;
+    const Watchdog watchdog(60, 1);
+    if (stop_is_requested()) ::_exit(1);
+    set_current_step(123);
+    const Activity activity("forward");
+    std::raise(SIGUSR1);
+    if (!stop_is_requested()) ::_exit(2);
+    std::raise(SIGTERM);  // within a second: still the first
+    ::_exit(7);
+  };
+  EXPECT_EXIT(work(), ::testing::ExitedWithCode(7),
+              "^rank 1: SIGUSR1 while in step 123, forward; stops as soon as it can\n$");
+}
+
+TEST_F(StopSignalsTest, OneThatComesLaterEndsTheProcess) {
+  const auto work = [](int first, int second) {
+    const StopSignals signals;  // before there is a rank
+    std::raise(first);
+    const Watchdog watchdog(60, 1);
+    sleep_milliseconds(1100);
+    set_current_step(123);
+    std::raise(second);
+  };
+  EXPECT_EXIT(work(SIGTERM, SIGUSR1), ::testing::KilledBySignal(SIGTERM),
+              "^SIGTERM; stops as soon as it can\nrank 1: ended by SIGUSR1 while in step 123\n$");
+  EXPECT_EXIT(work(SIGUSR1, SIGTERM), ::testing::KilledBySignal(SIGTERM),
+              "^SIGUSR1; stops as soon as it can\nrank 1: ended by SIGTERM while in step 123\n$");
+}
+
+TEST_F(StopSignalsTest, CanBeIgnoredAtTheEnd) {
+  const auto work = [] {
+    StopSignals signals;
+    {
+      const Watchdog watchdog(60, 1);
+      signals.ignore();
+    }
+    std::raise(SIGTERM);
+    std::raise(SIGUSR1);
+    ::_exit(stop_is_requested() ? 1 : 7);
+  };
+  EXPECT_EXIT(work(), ::testing::ExitedWithCode(7), "^$");
+}
+
+TEST_F(StopSignalsTest, LeavesNothingBehind) {
+  const auto work = [] {
+    {
+      const StopSignals signals;
+      std::raise(SIGUSR1);
+    }
+    if (stop_is_requested()) ::_exit(1);
+    const Watchdog watchdog(60, 1);
+    std::raise(SIGTERM);
+  };
+  EXPECT_EXIT(work(), ::testing::KilledBySignal(SIGTERM), "rank 1: ended by SIGTERM\n$");
+}
+
 TEST_F(WatchdogTest, RefusesNegativeTimeouts) {
   testing::expect_error("a watchdog waits 0 seconds or more, not -1", [] { Watchdog(-1, 0); });
 }

@@ -72,8 +72,8 @@ class CommandLine {
   bool print_config_ = false;
 };
 
-/// Runs an executable's body on all ranks of the job and returns the exit status: the body's, or
-/// after an exception 1, 2 or 3 (ErrorKind) with one line on standard error,
+/// Runs an executable's body on all ranks of the job and returns the exit status: the body's (0, or
+/// kExitStopped), or after an exception 1, 2 or 3 (ErrorKind) with one line on standard error,
 ///   mirabelle-train: rank 3: wanted ..., got ...
 /// The other ranks of the job are ended too, so that none waits in a collective for ever.
 int run_main(int argc, char** argv, const std::string& name,

@@ -36,7 +36,8 @@ std::string current_activity();
 ///   rank 3: waited 60 s in all_reduce of the data-parallel group at step 123; a rank of it is ...
 ///   rank 1: ended by SIGTERM while in step 123, forward
 ///
-/// The exit status of the first is 1. The second ends half a second after its line.
+/// The exit status of the first is 1. The second ends half a second after its line. Where there are
+/// StopSignals, SIGTERM is theirs.
 ///
 /// One per process, on a thread of its own. Time in which the whole process is suspended does not
 /// count.
@@ -49,8 +50,33 @@ class Watchdog {
   Watchdog& operator=(const Watchdog&) = delete;
 
  private:
-  struct sigaction previous_ = {};  // of SIGTERM
+  struct sigaction previous_ = {};  // of SIGTERM, unless that is the StopSignals'
   std::jthread thread_;
 };
+
+/// While it lives, SIGTERM and SIGUSR1 ask the process to stop, where they would end it:
+///
+///   rank 1: SIGTERM while in step 123, forward; stops as soon as it can
+///
+/// The next such signal, more than a second after the first (mpirun sends SIGTERM twice in a row),
+/// ends it as SIGTERM does with a Watchdog alone. One per process, which outlives the Watchdog;
+/// made before MPI is started, so that no moment is without it.
+class StopSignals {
+ public:
+  StopSignals();
+  ~StopSignals();
+  StopSignals(const StopSignals&) = delete;
+  StopSignals& operator=(const StopSignals&) = delete;
+
+  /// From now on they do nothing: all is done, and when a rank has ended with an exit status other
+  /// than 0, mpirun sends SIGTERM to those that are about to.
+  void ignore();
+
+ private:
+  struct sigaction previous_sigterm_ = {}, previous_sigusr1_ = {};
+};
+
+/// Whether one has come since the StopSignals were made.
+bool stop_is_requested();
 
 }  // namespace mirabelle

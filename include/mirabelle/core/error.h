@@ -13,6 +13,10 @@ enum class ErrorKind {
   kData = 3,   ///< the contents of an input file
 };
 
+/// The exit status of a program that was stopped before it was done, and goes on when it is started
+/// again: EX_TEMPFAIL of sysexits.h.
+inline constexpr int kExitStopped = 75;
+
 /// The only exception that Mirabelle throws. `what()` is one line: what was wanted, what came,
 /// where.
 class Error : public std::runtime_error {
