@@ -111,7 +111,7 @@ struct TrainingRun {
             .newest_events_only = config.data.long_histories == "last"};
   }
 
-  ValidationFigures validate(const Config& config) {
+  std::optional<ValidationFigures> validate(const Config& config) {
     EvaluationConfig validation = config.evaluation;
     validation.split = "validation";
     validation.beam_size = config.training.validation_beam_size;
@@ -122,9 +122,12 @@ struct TrainingRun {
     const Recommender recommend = [this](std::span<const RecommendationQuery> queries) {
       return search->search(queries, stream);
     };
-    const EvaluationResult result = evaluate_users(corpus, recommend, validation, ranks.data());
-    return {result.figure(result.model, "recall@10").mean,
-            result.figure(result.model, "ndcg@10").mean};
+    const EvaluationResult result =
+        evaluate_users(corpus, recommend, validation, ranks.data(), nullptr, nullptr, nullptr,
+                       [this] { return trainer.stops_now(); });
+    if (result.was_stopped) return std::nullopt;
+    return ValidationFigures{result.figure(result.model, "recall@10").mean,
+                             result.figure(result.model, "ndcg@10").mean};
   }
 
   Device device;
@@ -167,7 +170,8 @@ void log_plan(const TrainingRun& run, const Config& config, const Communicator& 
 }
 
 /// Sets the schedule of a run that is limited by time: that of the run to be resumed, or what fits.
-void fit_schedule(TrainingRun& run, Config& config) {
+/// False if a signal stopped it.
+bool fit_schedule(TrainingRun& run, Config& config) {
   const auto newest = resumable_checkpoint(config.training.output);
   if (config.training.resume && newest) {
     const Config saved = config_from_yaml(read_checkpoint_config(*newest), newest->string());
@@ -175,12 +179,14 @@ void fit_schedule(TrainingRun& run, Config& config) {
                              saved.training.validation_every_steps,
                              saved.training.checkpoint_every_steps);
   } else {
-    const Trainer::TimePlan plan = run.trainer.plan_for_wall_time();
-    const auto part = [&](int64_t count) { return (plan.steps + count - 1) / count; };
-    run.trainer.set_schedule(plan.steps, std::min(config.training.warmup_steps, part(10)),
-                             part(plan.validations), part(10));
+    const auto plan = run.trainer.plan_for_wall_time();
+    if (!plan) return false;
+    const auto part = [&](int64_t count) { return (plan->steps + count - 1) / count; };
+    run.trainer.set_schedule(plan->steps, std::min(config.training.warmup_steps, part(10)),
+                             part(plan->validations), part(10));
   }
   config.training = run.trainer.config();
+  return true;
 }
 
 double seconds_of(const std::function<void()>& work) {
@@ -268,15 +274,20 @@ void log_summary(const json& result) {
                           " at step " + std::to_string(best_step));
 }
 
-int train(int argc, char** argv, const Communicator& world) {
+int train(int argc, char** argv, StopSignals& signals, const Communicator& world) {
   Config config;
   bool only_benchmark = false;
   CommandLine command_line(
       "mirabelle-train",
       "Trains a decoder-only transformer to predict the semantic IDs of users' next items. Writes "
       "config.yaml (resolved), metrics.jsonl, summary.json and checkpoints/ to training.output, "
-      "and "
-      "goes on from the newest checkpoint there.",
+      "and goes on from the newest checkpoint there.\n\n"
+      "SIGTERM and SIGUSR1 at any time, and training.max_wall_seconds, lead to a checkpoint at the "
+      "next micro-step; a second signal after more than a second ends the program at once. The "
+      "exit "
+      "status is 0 if the run is over, 75 if it was stopped before and goes on when it is started "
+      "again, 2 for a wrong configuration, 3 for bad data, 1 for anything else. A run with "
+      "training.fit_steps_to_wall_time is over when its time is.",
       "mpirun -n 2 mirabelle-train --config configs/beauty/semantic_ids.yaml\n"
       "mirabelle-train --config run/config.yaml --set training.learning_rate=1e-3\n"
       "mirabelle-train --config configs/scale/plum_3b.yaml --plan --plan-vocab 16386",
@@ -302,19 +313,24 @@ int train(int argc, char** argv, const Communicator& world) {
     if (world.rank() == 0) command_line.write_result(result);
     return 0;
   }
-  if (config.training.fit_steps_to_wall_time) fit_schedule(run, config);
+  if (config.training.fit_steps_to_wall_time && !fit_schedule(run, config)) {
+    signals.ignore();
+    return kExitStopped;
+  }
   const json result = run.trainer.run(to_yaml(config));
+  signals.ignore();
   if (world.rank() == 0) {
     command_line.write_result(result);
     log_summary(result);
   }
-  return 0;
+  return result["finished"].get<bool>() ? 0 : kExitStopped;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  mirabelle::StopSignals signals;
   return mirabelle::run_main(argc, argv, "mirabelle-train", [&](const mirabelle::Communicator& w) {
-    return train(argc, argv, w);
+    return train(argc, argv, signals, w);
   });
 }

@@ -101,6 +101,34 @@ void reduce(EvaluationResult& result, Tally& tally, const Communicator& communic
   communicator.all_reduce(view_of(&result.seconds, {1}), ReduceOp::kMax, Stream());
 }
 
+/// Asks whether to stop, as often on every rank as the one with the most blocks of users does,
+/// until the answer is yes.
+class StopQuestion {
+ public:
+  StopQuestion(const std::function<bool()>& stop, int64_t num_users, int64_t block_users,
+               int64_t num_ranks)
+      : stop_(stop) {
+    const int64_t users_of_round = block_users * num_ranks;
+    if (stop) rounds_left_ = (num_users + users_of_round - 1) / users_of_round;
+  }
+  bool ask() {
+    if (!stops_ && rounds_left_ > 0) {
+      --rounds_left_;
+      stops_ = stop_();
+    }
+    return stops_;
+  }
+  bool ask_the_rest() {
+    while (!stops_ && rounds_left_ > 0) ask();
+    return stops_;
+  }
+
+ private:
+  const std::function<bool()>& stop_;
+  int64_t rounds_left_ = 0;
+  bool stops_ = false;
+};
+
 }  // namespace
 
 const Figure& EvaluationResult::figure(const SystemFigures& system, const std::string& name) const {
@@ -113,7 +141,7 @@ const Figure& EvaluationResult::figure(const SystemFigures& system, const std::s
 EvaluationResult evaluate_users(const Corpus& corpus, const Recommender& recommend,
                                 const EvaluationConfig& config, const Communicator& communicator,
                                 const CountingBaselines* baselines, PredictionWriter* predictions,
-                                Progress* progress) {
+                                Progress* progress, const std::function<bool()>& stop) {
   config.check();
   const auto start = std::chrono::steady_clock::now();
   EvaluationResult result;
@@ -127,10 +155,12 @@ EvaluationResult evaluate_users(const Corpus& corpus, const Recommender& recomme
       baselines ? popularity_bands(baselines->popularity()) : std::vector<Band>{};
   const std::vector<int64_t> users = select_users(corpus, config.max_users, config.seed);
   const auto num_users = static_cast<int64_t>(users.size());
+  StopQuestion question(stop, num_users, config.batch_users, communicator.size());
 
   for_each_block_of_rank(
       num_users, config.batch_users, communicator.rank(), communicator.size(),
       [&](int64_t begin, int64_t end) {
+        if (question.ask()) return;
         const Block block = read_block(corpus, std::span(users).subspan(begin, end - begin),
                                        result.split, config.exclude_history);
         const RankedLists lists = recommend(block.queries);
@@ -152,6 +182,8 @@ EvaluationResult evaluate_users(const Corpus& corpus, const Recommender& recomme
         if (progress) progress->update(end, num_users);
       });
   if (progress) progress->clear();
+  result.was_stopped = question.ask_the_rest();
+  if (result.was_stopped) return result;
   if (predictions) predictions->finish();
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   reduce(result, tally, communicator);

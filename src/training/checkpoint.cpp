@@ -36,6 +36,7 @@ json to_json(const TrainingState& state) {
       {"best_step", state.best_step},
       {"validations_since_best", state.validations_since_best},
       {"prefix_weights", state.prefix_weights},
+      {"validation_is_owed", state.validation_is_owed},
       {"finished", state.finished},
       {"optimizer", state.optimizer}};
 }
@@ -54,8 +55,9 @@ TrainingState state_from_json(const json& state) {
   state.at("best_recall").get_to(result.best_recall);
   state.at("best_step").get_to(result.best_step);
   state.at("validations_since_best").get_to(result.validations_since_best);
-  // older checkpoints of this version do not have it
+  // older checkpoints of this version do not have these
   result.prefix_weights = state.value("prefix_weights", std::vector<double>());
+  result.validation_is_owed = state.value("validation_is_owed", false);
   state.at("finished").get_to(result.finished);
   result.optimizer = state.value("optimizer", result.optimizer);  // there was only one
   return result;

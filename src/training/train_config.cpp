@@ -10,9 +10,12 @@ namespace mirabelle {
 void TrainingConfig::visit(ConfigFields& fields) {
   fields.field("output", output, "folder for configuration, metrics and checkpoints");
   fields.field("max_steps", max_steps, "optimizer steps; the learning-rate schedule ends there");
-  fields.field("max_wall_seconds", max_wall_seconds, "stop after this long; 0 = no limit");
-  fields.field("fit_steps_to_wall_time", fit_steps_to_wall_time,
-               "time the first steps, then lower max_steps to what max_wall_seconds allows");
+  fields.field("max_wall_seconds", max_wall_seconds,
+               "stop after this long, with a checkpoint to go on from; 0 = no limit");
+  fields.field(
+      "fit_steps_to_wall_time", fit_steps_to_wall_time,
+      "time the first steps, then lower max_steps to what max_wall_seconds allows; when the "
+      "time is up the run is over");
   fields.field("seed", seed, "of weights, dropout and data order");
   fields.field("dtype", dtype,
                "of weights and activations: float32, or bfloat16 with float32 master "

@@ -1,9 +1,7 @@
 #include "mirabelle/training/trainer.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <fstream>
 
 #include "mirabelle/core/activity.h"
 #include "mirabelle/core/copy.h"
@@ -17,16 +15,13 @@
 #include "mirabelle/training/level_weights.h"
 #include "mirabelle/training/lr_schedule.h"
 #include "mirabelle/training/replica_check.h"
+#include "now_seconds.h"
 
 namespace mirabelle {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
 namespace {
-
-double now_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 PackedBatch batch_view(const BatchLoader::Part& part) {
   return {view_of(part.tokens), view_of(part.targets), view_of(part.positions),
@@ -39,29 +34,6 @@ std::vector<int64_t> sequence_lengths(const BatchLoader::Part& part) {
     lengths.push_back(part.sequence_offsets[i] - part.sequence_offsets[i - 1]);
   }
   return lengths;
-}
-
-/// Keeps only the lines of the steps that a resumed run does not repeat.
-void truncate_metrics(const fs::path& path, int64_t last_step) {
-  if (!fs::exists(path)) return;
-  std::ifstream file(path);
-  std::string kept;
-  for (std::string line; std::getline(file, line);) {
-    const json entry = json::parse(line, nullptr, false);
-    if (entry.is_object() && entry.value("step", last_step + 1) <= last_step) kept += line + "\n";
-  }
-  write_text_file(path, kept);
-}
-
-/// Renames what an earlier run left, so that nothing is lost: previous-1, previous-2, ...
-void move_aside(const fs::path& output) {
-  fs::path target;
-  for (int n = 1; fs::exists(target = output / ("previous-" + std::to_string(n))); ++n) continue;
-  fs::create_directories(target);
-  for (const char* name : {"checkpoints", "metrics.jsonl", "summary.json", "config.yaml"}) {
-    if (fs::exists(output / name)) fs::rename(output / name, target / name);
-  }
-  spdlog::info("moved the finished run in {} to {}", output.string(), target.string());
 }
 
 /// All ranks between which the summed gradients are divided.
@@ -97,6 +69,7 @@ Trainer::Trainer(const TrainingConfig& config, const ParallelConfig& parallel, T
       optimizer_(model.layout(), partition_, reducer_, config, model.dtype(), model.device(),
                  norm_group(parallel, ranks)),
       writer_(ranks.world(), model.layout(), partition_.owned_ranges(), std::move(tokenizer_file)),
+      metrics_(fs::path(config.output) / "metrics.jsonl"),
       part_losses_({parts_per_rank(), 1 + num_levels()}, DType::kFloat64, model.device()),
       start_(now_seconds()) {
   const Buffer values({model.layout().num_elements()}, wide(model.dtype()));
@@ -157,23 +130,39 @@ void Trainer::seek(const DataCursor& cursor) {
   loaded_.reset();
 }
 
-/// The gradients of all parts, summed over the ranks.
-void Trainer::run_parts(const BatchLoader::Step& step) {
+/// The gradients of all parts, summed over the ranks; or why the ranks stop between two parts.
+Trainer::Stop Trainer::run_parts(const BatchLoader::Step& step) {
   const Activity activity("forward and backward");
   reducer_.begin_step(stream_);
   batches_.push(batch_view(step.parts.front()));
   for (size_t i = 0; i < step.parts.size(); ++i) {
     const ProfileRange range("micro-batch");
-    if (i + 1 < step.parts.size()) batches_.push(batch_view(step.parts[i + 1]));
-    const auto part = static_cast<int64_t>(i);
-    PassHooks hooks = reducer_.hooks(part, stream_);
-    if (gatherer_.is_under_way()) {
-      hooks.weights_needed = [this](int64_t region) { gatherer_.wait_for(region, stream_); };
+    std::unique_ptr<PendingCollective> vote;  // on its way while the part is computed
+    if (i + 1 < step.parts.size()) {
+      batches_.push(batch_view(step.parts[i + 1]));
+      stop_vote_ = static_cast<int64_t>(wanted_stop());
+      vote = ranks_.world().start_all_reduce(view_of(&stop_vote_, {1}), ReduceOp::kMax, stream_);
     }
-    micro_step_.run(batches_.pop(stream_), hooks, stream_);
-    copy(part_losses_.view().slice(part), model_.loss_sums(), stream_);
+    run_part(static_cast<int64_t>(i));
+    if (vote) vote->wait(stream_);
+    if (vote && stop_vote_ > 0) {
+      batches_.pop(stream_);
+      reducer_.finish(stream_);
+      return Stop{stop_vote_};
+    }
   }
   reducer_.finish(stream_);
+  return Stop::kNone;
+}
+
+/// Of the batch that was pushed first.
+void Trainer::run_part(int64_t part) {
+  PassHooks hooks = reducer_.hooks(part, stream_);
+  if (gatherer_.is_under_way()) {
+    hooks.weights_needed = [this](int64_t region) { gatherer_.wait_for(region, stream_); };
+  }
+  micro_step_.run(batches_.pop(stream_), hooks, stream_);
+  copy(part_losses_.view().slice(part), model_.loss_sums(), stream_);
 }
 
 void Trainer::update_weights(double learning_rate) {
@@ -192,12 +181,18 @@ Trainer::StepResult Trainer::train_step(double learning_rate) {
   if (config_.weighs_levels()) {
     model_.set_level_weights(level_weights(config_, num_levels(), state_.prefix_weights), stream_);
   }
-  run_parts(step);
+  StepResult result;
+  result.stop = run_parts(step);
+  result.is_dropped = result.stop != Stop::kNone;
+  if (result.is_dropped) {
+    ranks_.world().synchronize(stream_);
+    return result;
+  }
   update_weights(learning_rate);
   cursor_ = loader_.cursor();
   loaded_ = load_step();
   ranks_.world().synchronize(stream_);
-  StepResult result = collect(step);
+  result = collect(step);
   MIRABELLE_CHECK(std::isfinite(result.loss), "the loss is ", result.loss, " at step ",
                   state_.step + 1, "; a lower training.learning_rate may help");
   result.seconds = now_seconds() - start;
@@ -208,7 +203,7 @@ Trainer::StepResult Trainer::train_step(double learning_rate) {
 /// were computed.
 Trainer::StepResult Trainer::collect(const BatchLoader::Step& step) {
   const int64_t num_parts = config_.num_parts(), part_sums = 1 + num_levels();
-  std::vector<double> losses(parts_per_rank() * part_sums), sums(num_parts * part_sums + 3);
+  std::vector<double> losses(parts_per_rank() * part_sums), sums(num_parts * part_sums + 4);
   double grad_squares = 0;
   copy(view_of(losses), part_losses_.view().reshaped({part_losses_.view().num_elements()}),
        stream_);
@@ -216,8 +211,9 @@ Trainer::StepResult Trainer::collect(const BatchLoader::Step& step) {
   stream_.synchronize();
   double* const figures = sums.data() + num_parts * part_sums;
   double& flops = figures[0];
-  double& out_of_time = figures[1];
-  double& num_written = figures[2];
+  double& out_of_time = figures[1];  // ranks
+  double& num_signals = figures[2];
+  double& num_written = figures[3];
   if (ranks_.tensor().rank() == 0) {
     std::copy(losses.begin(), losses.end(),
               sums.begin() + ranks_.data().rank() * parts_per_rank() * part_sums);
@@ -225,7 +221,9 @@ Trainer::StepResult Trainer::collect(const BatchLoader::Step& step) {
       flops += model_.training_flops(sequence_lengths(part));
     }
   }
-  if (ranks_.world().rank() == 0) out_of_time = is_out_of_time();
+  has_stepped_ = true;
+  out_of_time = is_out_of_time();
+  num_signals = stop_is_requested();
   num_written = writer_.is_pending() && writer_.is_written();
   ranks_.world().all_reduce(view_of(sums), ReduceOp::kSum, stream_);
   StepResult result;
@@ -241,100 +239,52 @@ Trainer::StepResult Trainer::collect(const BatchLoader::Step& step) {
   }
   result.grad_norm = std::sqrt(grad_squares);
   result.flops = flops;
-  result.out_of_time = out_of_time > 0;
+  result.out_of_budget = out_of_time > 0 && time_is_budget_;
+  result.stop = num_signals > 0                       ? Stop::kSignal
+                : out_of_time > 0 && !time_is_budget_ ? Stop::kOutOfTime
+                                                      : Stop::kNone;
   result.checkpoint_is_written = num_written == ranks_.world().size();
   result.tokens = step.num_tokens;
   return result;
 }
 
-/// Leaves time for the last validation and checkpoint.
+/// Leaves time for the last checkpoint, and, where the run is over then, for the last validation.
 bool Trainer::is_out_of_time() const {
-  return config_.max_wall_seconds > 0 &&
-         now_seconds() - start_ + validation_seconds_ + checkpoint_seconds_ >=
-             config_.max_wall_seconds;
+  if (config_.max_wall_seconds <= 0 || is_timing_) return false;
+  const double reserve = checkpoint_seconds_ + (time_is_budget_ ? validation_seconds_ : 0);
+  return now_seconds() - start_ + reserve >= config_.max_wall_seconds;
 }
 
-std::vector<Trainer::StepTiming> Trainer::time_steps(int64_t num_steps) {
-  const DataCursor cursor = cursor_;
-  std::vector<StepTiming> timings;
-  const double limit = std::exchange(config_.max_wall_seconds, 0);
-  for (int64_t i = 0; i < num_steps; ++i) {
-    const StepResult result = train_step(0);
-    timings.push_back({result.seconds, result.tokens, result.flops});
-  }
-  config_.max_wall_seconds = limit;
-  optimizer_.reset(stream_);
-  gatherer_.finish(stream_);
-  seek(cursor);
-  return timings;
+/// What this rank knows of. A run that was started makes a step at least: with too short a limit it
+/// would be started again and again for nothing.
+Trainer::Stop Trainer::wanted_stop() const {
+  if (is_timing_) return Stop::kNone;
+  if (stop_is_requested()) return Stop::kSignal;
+  return has_stepped_ && !time_is_budget_ && is_out_of_time() ? Stop::kOutOfTime : Stop::kNone;
 }
 
-Trainer::TimePlan Trainer::plan_for_wall_time() {
-  constexpr double kReserve = 0.93;  // shared machines slow down now and then
-  constexpr double kValidationShare = 0.05;
-  constexpr int64_t kMaxValidations = 10;
-  time_steps(2);  // warms up
-  std::vector<double> seconds;
-  while (seconds.size() < 5 || (seconds.size() < 100 && seconds.size() * seconds.front() <
-                                                            0.02 * config_.max_wall_seconds)) {
-    seconds.push_back(time_steps(1).front().seconds);
-    ranks_.world().broadcast(view_of(&seconds.back(), {1}), 0, stream_);
-  }
-  std::nth_element(seconds.begin(), seconds.begin() + seconds.size() / 2, seconds.end());
-  const double step_seconds = seconds[seconds.size() / 2];
-
-  const double before_validation = now_seconds();
-  if (validate_) validate_();
-  validation_seconds_ = now_seconds() - before_validation;
-  double measured[2] = {validation_seconds_, now_seconds() - start_};
-  ranks_.world().broadcast(view_of(measured, {2}), 0, stream_);
-  const double limit = config_.max_wall_seconds;
-  const double affordable = kValidationShare * limit / std::max(measured[0], 1e-3);
-  TimePlan plan;
-  plan.validations = std::clamp<int64_t>(static_cast<int64_t>(affordable), 1, kMaxValidations);
-  const double available =
-      kReserve * limit - static_cast<double>(plan.validations) * measured[0] - measured[1];
-  plan.steps =
-      std::clamp<int64_t>(static_cast<int64_t>(available / step_seconds), 1, config_.max_steps);
-  if (ranks_.world().rank() == 0) {
-    spdlog::info(
-        "a step takes {:.3f} s, a validation {:.1f} s: {} steps and {} validations fit "
-        "in {:.0f} s",
-        step_seconds, validation_seconds_, plan.steps, plan.validations, limit);
-  }
-  return plan;
-}
-
-void Trainer::set_schedule(int64_t max_steps, int64_t warmup_steps, int64_t validation_every_steps,
-                           int64_t checkpoint_every_steps) {
-  config_.max_steps = max_steps;
-  config_.warmup_steps = warmup_steps;
-  config_.validation_every_steps = validation_every_steps;
-  config_.checkpoint_every_steps = checkpoint_every_steps;
-  config_.fit_steps_to_wall_time = false;
+/// The same on all ranks. Collective.
+Trainer::Stop Trainer::agree_on_stop() {
+  stop_vote_ = static_cast<int64_t>(wanted_stop());
+  ranks_.world().all_reduce(view_of(&stop_vote_, {1}), ReduceOp::kMax, stream_);
+  return Stop{stop_vote_};
 }
 
 json Trainer::run(const std::string& config_text) {
   prepare_output(config_text);
   Progress progress("train", ranks_.world().rank() == 0, 30);
-  std::string reason = reason_to_stop(false);
+  std::string reason = state_.validation_is_owed ? end_step({}, progress) : reason_to_end(false);
   while (reason.empty()) {
     set_current_step(state_.step + 1);
     const double learning_rate = learning_rate_at(config_, state_.step);
     const StepResult result = train_step(learning_rate);
-    ++state_.step;
-    state_.cursor = cursor_;
-    state_.tokens += result.tokens;
-    state_.step_seconds += result.seconds;
-    state_.seconds = seconds_before_start_ + now_seconds() - start_;
-    state_.loss = result.loss;
-    if (config_.adapts_prefixes()) {
-      state_.prefix_weights = adapted_prefix_weights(
-          std::move(state_.prefix_weights), result.loss_per_level, config_.prefix_adaptation_rate);
+    if (result.is_dropped) {
+      reason = stop_early(result.stop);
+      break;
     }
+    advance(result);
     if (result.checkpoint_is_written) commit_checkpoint();
-    if (state_.step % config_.log_every_steps == 0 || state_.step == 1 ||
-        state_.step == config_.max_steps) {
+    if (is_due(config_.log_every_steps) || state_.step == 1 || state_.step == config_.max_steps) {
       log_step(result, learning_rate);
     }
     progress.update(state_.step, config_.max_steps,
@@ -342,18 +292,11 @@ json Trainer::run(const std::string& config_text) {
                         format_count(static_cast<int64_t>(static_cast<double>(state_.tokens) /
                                                           state_.step_seconds)) +
                         " tokens/s");
-    const auto is_due = [&](int64_t every) { return every > 0 && state_.step % every == 0; };
     if (is_due(config_.sentinel_every_steps)) compare_replicas();
-    const bool is_end = state_.step == config_.max_steps || result.out_of_time;
-    const bool validates = validate_ && config_.validation_every_steps > 0 &&
-                           (is_due(config_.validation_every_steps) || is_end);
-    if (validates) progress.clear();
-    const bool is_best = validates && validate_now();
-    reason = reason_to_stop(result.out_of_time);
-    if (!reason.empty() || is_best || is_due(config_.checkpoint_every_steps)) {
-      state_.finished = !reason.empty() && !result.out_of_time;
-      save_checkpoint(is_best);
-    }
+    const bool is_end = state_.step == config_.max_steps || result.out_of_budget;
+    state_.validation_is_owed = validate_ && config_.validation_every_steps > 0 &&
+                                (is_due(config_.validation_every_steps) || is_end);
+    reason = end_step(result, progress);
   }
   gatherer_.finish(stream_);
   commit_checkpoint();
@@ -365,61 +308,59 @@ json Trainer::run(const std::string& config_text) {
   return result;
 }
 
-void Trainer::prepare_output(const std::string& config_text) {
-  config_text_ = config_text;
-  const fs::path output = config_.output;
-  std::string newest;  // empty: begin anew. One rank looks, so that all see the same.
-  if (ranks_.world().rank() == 0) {
-    const auto found = config_.resume ? resumable_checkpoint(output) : std::nullopt;
-    if (found) {
-      newest = found->string();
-    } else if (newest_checkpoint(output) || fs::exists(output / "metrics.jsonl")) {
-      move_aside(output);
-    }
-    remove_partial_checkpoints(output);
-    fs::remove(output / "summary.json");  // of a run that goes on
-    fs::create_directories(output / "checkpoints");
-    write_text_file(output / "config.yaml", config_text);
+void Trainer::advance(const StepResult& result) {
+  is_saved_ = false;
+  ++state_.step;
+  state_.cursor = cursor_;
+  state_.tokens += result.tokens;
+  state_.step_seconds += result.seconds;
+  state_.seconds = seconds_before_start_ + now_seconds() - start_;
+  state_.loss = result.loss;
+  if (config_.adapts_prefixes()) {
+    state_.prefix_weights = adapted_prefix_weights(
+        std::move(state_.prefix_weights), result.loss_per_level, config_.prefix_adaptation_rate);
   }
-  newest = broadcast_text(ranks_.world(), newest, 0);
-  state_ = {};
-  state_.optimizer = config_.optimizer;
-  if (!newest.empty()) load_checkpoint(newest);
-  seek(state_.cursor);
-  seconds_before_start_ = state_.seconds;
 }
 
-void Trainer::load_checkpoint(const fs::path& folder) {
-  const Activity activity("resume");
-  state_ = read_training_state(folder);
-  MIRABELLE_CHECK_USAGE(state_.optimizer == config_.optimizer, folder.string(),
-                        ": has the state of training.optimizer ", state_.optimizer, ", with which ",
-                        config_.optimizer, " cannot go on");
-  if (!config_.adapts_prefixes()) state_.prefix_weights.clear();
-  const auto num_weights = static_cast<int64_t>(state_.prefix_weights.size());
-  MIRABELLE_CHECK_DATA(num_weights == 0 || num_weights == num_levels(), folder.string(), " has ",
-                       num_weights, " prefix weights, the semantic IDs have ", num_levels(),
-                       " levels");
-  const Shape flat = {model_.layout().num_elements()};
-  const Buffer weights(flat, DType::kFloat32), exp_avg(flat, DType::kFloat32),
-      exp_avg_sq(flat, DType::kFloat32);
-  read_checkpoint_tensors(folder, model_.layout(),
-                          {weights.view(), exp_avg.view(), exp_avg_sq.view()}, ranks_.world());
-  optimizer_.set_state(model_.weights(), {weights.view(), exp_avg.view(), exp_avg_sq.view()},
-                       stream_);
-  if (ranks_.world().rank() != 0) return;
-  truncate_metrics(fs::path(config_.output) / "metrics.jsonl", state_.step);
-  // It may have been put in place by a run that was killed before it could mark it.
-  if (state_.best_step == state_.step) mark_best_checkpoint(config_.output, state_.step);
-  spdlog::info("resume from {}", folder.string());
+/// What follows a step: the validation that is owed, and a checkpoint. Returns why training ends
+/// there; empty if it goes on.
+std::string Trainer::end_step(const StepResult& result, Progress& progress) {
+  Stop stop = result.stop;
+  bool is_best = false;
+  if (state_.validation_is_owed && stop == Stop::kNone) {
+    progress.clear();
+    is_best = validate_now();
+    stop = agree_on_stop();
+  }
+  const std::string reason = reason_to_end(result.out_of_budget);
+  state_.finished = !reason.empty();
+  if (state_.finished || is_best || is_due(config_.checkpoint_every_steps))
+    save_checkpoint(is_best);
+  return reason.empty() && stop != Stop::kNone ? stop_early(stop) : reason;
 }
 
-/// Whether the model is better than ever.
+/// Saves what is not saved yet, of a run that is not over. Returns why it stops.
+std::string Trainer::stop_early(Stop stop) {
+  const std::string reason = stop == Stop::kSignal ? "signal" : "max_wall_seconds";
+  if (!is_saved_) save_checkpoint(false);
+  if (ranks_.world().rank() == 0) {
+    metrics_.add({{"step", state_.step}, {"stopped_by", reason}});
+    spdlog::info("stopped by {} after step {}; started again, the run goes on",
+                 stop == Stop::kSignal ? "a signal" : "training.max_wall_seconds", state_.step);
+  }
+  return reason;
+}
+
+/// Whether the model is better than ever. A validation that stops is still owed.
 bool Trainer::validate_now() {
   const Activity activity("validate");
   const double start = now_seconds();
   gatherer_.finish(stream_);
-  const ValidationFigures figures = validate_();
+  const std::optional<ValidationFigures> measured = validate_();
+  if (!measured) return false;
+  const ValidationFigures& figures = *measured;
+  state_.validation_is_owed = false;
+  is_saved_ = false;
   validation_seconds_ = now_seconds() - start;
   state_.seconds = seconds_before_start_ + now_seconds() - start_;
   const bool is_best = figures.ndcg_at_10 > state_.best_ndcg;
@@ -432,46 +373,14 @@ bool Trainer::validate_now() {
     ++state_.validations_since_best;
   }
   if (ranks_.world().rank() != 0) return is_best;
-  log_metrics({{"step", state_.step},
-               {"validation",
-                {{"recall@10", figures.recall_at_10},
-                 {"ndcg@10", figures.ndcg_at_10},
-                 {"seconds", validation_seconds_}}}});
+  metrics_.add({{"step", state_.step},
+                {"validation",
+                 {{"recall@10", figures.recall_at_10},
+                  {"ndcg@10", figures.ndcg_at_10},
+                  {"seconds", validation_seconds_}}}});
   spdlog::info("step {}: loss {:.4f}, validation recall@10 {:.4f}, NDCG@10 {:.4f}{}", state_.step,
                state_.loss, figures.recall_at_10, figures.ndcg_at_10, is_best ? " (best)" : "");
   return is_best;
-}
-
-/// Training goes on as soon as the tensors are in host memory; commit_checkpoint() ends it.
-void Trainer::save_checkpoint(bool is_best) {
-  const Activity activity("checkpoint");
-  commit_checkpoint();
-  checkpoint_start_ = now_seconds();
-  checkpoint_is_best_ = is_best;
-  checkpoint_step_ = state_.step;
-  const CheckpointTensors host = writer_.prepare();
-  for (const Bucket& bucket : partition_.buckets()) {
-    const Optimizer::State device = optimizer_.state(model_.weights(), bucket);
-    const auto fetch = [&](const TensorView& to, const TensorView& from) {
-      copy(to.rows(bucket.owned_offset, bucket.owned_offset + bucket.owned.size()), from, stream_);
-    };
-    fetch(host.weights, device.master);
-    fetch(host.exp_avg, device.exp_avg);
-    fetch(host.exp_avg_sq, device.exp_avg_sq);
-  }
-  ranks_.world().synchronize(stream_);
-  writer_.start(checkpoint_folder(config_.output, state_.step), state_, config_text_);
-}
-
-/// Waits for the checkpoint that is being written, if there is one.
-void Trainer::commit_checkpoint() {
-  if (!writer_.is_pending()) return;
-  const Activity activity("checkpoint");
-  writer_.commit();
-  checkpoint_seconds_ = now_seconds() - checkpoint_start_;
-  if (ranks_.world().rank() != 0) return;
-  if (checkpoint_is_best_) mark_best_checkpoint(config_.output, checkpoint_step_);
-  remove_old_checkpoints(config_.output, config_.keep_checkpoints);
 }
 
 /// Throws on every rank, and says where, if ranks hold different copies of a parameter.
@@ -495,28 +404,14 @@ void Trainer::log_step(const StepResult& result, double learning_rate) {
                {"epoch", state_.cursor.epoch}};
   if (num_levels() > 0) line["loss_per_level"] = result.loss_per_level;
   if (config_.adapts_prefixes()) line["prefix_weights"] = state_.prefix_weights;
-  log_metrics(line);
+  metrics_.add(line);
 }
 
-/// nlohmann::json writes the shortest decimal that reads back to the same double; the loss is
-/// written with all 17 digits, so that other readers get the same bits too.
-void Trainer::log_metrics(const json& line) {
-  std::string text = line.dump();
-  if (line.contains("loss")) {
-    char loss[40];
-    std::snprintf(loss, sizeof loss, "%.17g", line["loss"].get<double>());
-    const std::string shortest = "\"loss\":" + line["loss"].dump();
-    text.replace(text.find(shortest), shortest.size(), std::string("\"loss\":") + loss);
-  }
-  const fs::path path = fs::path(config_.output) / "metrics.jsonl";
-  std::ofstream file(path, std::ios::app);
-  file << text << std::endl;
-  MIRABELLE_CHECK(file.good(), path.string(), ": cannot write");
-}
-
-std::string Trainer::reason_to_stop(bool out_of_time) const {
+/// Why the run is over; empty if it is not.
+std::string Trainer::reason_to_end(bool out_of_budget) const {
+  if (state_.validation_is_owed) return "";
   if (state_.step >= config_.max_steps) return "max_steps";
-  if (out_of_time) return "max_wall_seconds";
+  if (out_of_budget) return "max_wall_seconds";
   if (config_.early_stop_patience > 0 &&
       state_.validations_since_best >= config_.early_stop_patience) {
     return "early_stop";
@@ -532,6 +427,7 @@ json Trainer::summary(const std::string& reason) const {
           {"tokens_per_second",
            state_.step_seconds > 0 ? static_cast<double>(state_.tokens) / state_.step_seconds : 0},
           {"stopped_by", reason},
+          {"finished", state_.finished},
           {"final_loss", state_.loss},
           {"best_step", state_.best_step},
           {"best_validation_recall@10", state_.best_recall},

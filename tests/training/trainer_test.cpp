@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <fstream>
 
+#include "mirabelle/core/activity.h"
 #include "mirabelle/core/files.h"
 #include "mirabelle/kernels/reduce.h"
 #include "mirabelle/training/lr_schedule.h"
@@ -268,6 +270,137 @@ TEST_F(TrainerTest, ATimeLimitStopsTheRunAndTheNextOneGoesOn) {
   config.max_wall_seconds = 0;
   EXPECT_EQ(run(config)["stopped_by"], "max_steps");
   EXPECT_EQ(losses(output("limited")), losses(output("whole")));
+}
+
+TEST_F(TrainerTest, AStoppedStepIsDroppedAndMadeAgain) {
+  TrainingConfig config = tiny_training(output("whole"));
+  run(config);
+  const std::vector<float> whole = weights(output("whole"));
+  config.output = output("stopped").string();
+  const auto stop = [&] {
+    const StopSignals signals;
+    std::raise(SIGUSR1);  // of the four parts of the next step one is computed
+    const json summary = run(config);
+    EXPECT_EQ(summary["stopped_by"], "signal");
+    EXPECT_EQ(summary["finished"], false);
+    return summary["train_steps"].get<int64_t>();
+  };
+  EXPECT_EQ(stop(), 0);
+  EXPECT_FALSE(newest_checkpoint(output("stopped")).has_value());
+  config.max_wall_seconds = 1e-9;  // one step
+  EXPECT_EQ(run(config)["stopped_by"], "max_wall_seconds");
+  config.max_wall_seconds = 0;
+  const auto written = fs::last_write_time(checkpoint_folder(output("stopped"), 1));
+  EXPECT_EQ(stop(), 1);
+  EXPECT_EQ(fs::last_write_time(checkpoint_folder(output("stopped"), 1)), written);  // not again
+  EXPECT_EQ(run(config)["finished"], true);
+  EXPECT_EQ(losses(output("stopped")), losses(output("whole")));
+  EXPECT_EQ(weights(output("stopped")), whole);
+}
+
+/// Training that is stopped during each of its validations in turn, and after some.
+class StoppedValidationTest : public TrainerTest {
+ protected:
+  /// NDCG by validation: the best is the second; two later the run has lost its patience.
+  static ValidationFigures figures(int validation) {
+    const double ndcg[] = {0.2, 0.4, 0.3, 0.1, 0.5};
+    return {0.5, ndcg[validation]};
+  }
+  TrainingConfig config(const std::string& name) const {
+    TrainingConfig config = tiny_training(output(name));
+    config.max_steps = 23;
+    config.early_stop_patience = 3;
+    config.checkpoint_every_steps = 4;
+    return config;
+  }
+  static std::vector<json> validations(const fs::path& output) {
+    std::vector<json> found;
+    for (const json& line : metrics(output)) {
+      if (line.contains("validation"))
+        found.push_back({line["step"], line["validation"]["ndcg@10"]});
+    }
+    return found;
+  }
+};
+
+TEST_F(StoppedValidationTest, IsOwedAndChangesNothing) {
+  int done = 0;
+  const json whole = run(config("whole"), [&] { return figures(done++); });
+  EXPECT_EQ(whole["stopped_by"], "max_steps");
+  const std::vector<float> whole_weights = weights(output("whole"));
+
+  done = 0;
+  int asked = 0, num_stops = 0;
+  json summary = {{"finished", false}};
+  while (!summary["finished"].get<bool>()) {
+    ASSERT_LT(num_stops, 20);
+    const StopSignals signals;
+    summary = run(config("stopped"), [&]() -> std::optional<ValidationFigures> {
+      const bool completes = ++asked % 2 == 0;  // every second one is stopped after it
+      if (asked % 4 != 0) std::raise(SIGTERM);
+      return completes ? std::optional(figures(done++)) : std::nullopt;
+    });
+    if (summary["finished"].get<bool>()) break;
+    ++num_stops;
+    EXPECT_EQ(summary["stopped_by"], "signal");
+    EXPECT_EQ(read_training_state(*newest_checkpoint(output("stopped"))).validation_is_owed,
+              asked % 2 == 1);
+  }
+  EXPECT_EQ(num_stops, 7);  // of five validations each once, and after the first and the third
+  EXPECT_EQ(summary["stopped_by"], whole["stopped_by"]);
+  EXPECT_EQ(summary["train_steps"], 23);
+  EXPECT_EQ(summary["best_step"], whole["best_step"]);
+  EXPECT_EQ(losses(output("stopped")), losses(output("whole")));
+  EXPECT_EQ(validations(output("stopped")), validations(output("whole")));
+  EXPECT_EQ(weights(output("stopped")), whole_weights);
+  EXPECT_EQ(find_checkpoint(output("stopped")).filename(),
+            find_checkpoint(output("whole")).filename());
+}
+
+TEST_F(StoppedValidationTest, StopsEarlyWhereTheUndisturbedRunDoes) {
+  TrainingConfig impatient = config("stopped");
+  impatient.early_stop_patience = 2;
+  int done = 0, asked = 0;
+  json summary = {{"finished", false}};
+  for (int start = 0; start < 5; ++start) {
+    const StopSignals signals;
+    summary = run(impatient, [&]() -> std::optional<ValidationFigures> {
+      if (++asked % 2 == 0) return figures(done++);
+      std::raise(SIGTERM);
+      return std::nullopt;
+    });
+    EXPECT_EQ(summary["finished"].get<bool>(), start == 4) << start;
+  }
+  EXPECT_EQ(summary["stopped_by"], "early_stop");
+  EXPECT_EQ(summary["train_steps"], 20);  // best at 10, then 15 and 20
+  EXPECT_EQ(done, 4);
+}
+
+TEST_F(StoppedValidationTest, IsNotToldTwice) {
+  int asked = 0;
+  {
+    const StopSignals signals;
+    run(config("stopped"), [&]() -> std::optional<ValidationFigures> {
+      std::raise(SIGTERM);
+      return std::nullopt;
+    });
+  }
+  const auto dies_at_the_second = [&] {
+    if (++asked == 2) throw_error(ErrorKind::kOther, "the machine went away");
+    return figures(0);
+  };
+  // The checkpoint of step 5 owes its validation; that of step 8 is not reached.
+  TrainingConfig rare = config("stopped");
+  rare.checkpoint_every_steps = 0;
+  const auto not_better = [&] {
+    if (++asked == 2) throw_error(ErrorKind::kOther, "the machine went away");
+    return ValidationFigures{0, -1};
+  };
+  EXPECT_THROW(run(rare, not_better), Error);
+  EXPECT_EQ(validations(output("stopped")).size(), 1u);
+  asked = 0;
+  EXPECT_THROW(run(rare, dies_at_the_second), Error);
+  EXPECT_EQ(validations(output("stopped")), (std::vector<json>{{5, 0.2}}));
 }
 
 TEST_F(TrainerTest, AFinishedRunIsMovedAsideAndNothingIsLost) {

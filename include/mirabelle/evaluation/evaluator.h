@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -44,6 +45,7 @@ struct EvaluationResult {
   int64_t num_invalid = 0, num_duplicates = 0;  ///< RankedLists
   int64_t covered_items = 0;  ///< distinct items among all users' first K, largest K
   double seconds = 0;         ///< wall time of the slowest rank
+  bool was_stopped = false;   ///< then nothing is measured
 
   /// The figure of that name ("recall@10"); throws if there is none.
   const Figure& figure(const SystemFigures& system, const std::string& name) const;
@@ -54,12 +56,15 @@ struct EvaluationResult {
 /// items are excluded, also those older than the recommender looks. Runs on `communicator`: every
 /// rank recommends for its users, and the result is the same on all ranks and for any number of
 /// them. `baselines`, `predictions` and `progress` may be null; without baselines (validation
-/// during training) nothing but the model's figures is measured.
+/// during training) nothing but the model's figures is measured. `stop`, which may be empty, is
+/// asked before every block of users, by all ranks equally often, and must say the same to all: if
+/// true the evaluation is given up.
 EvaluationResult evaluate_users(const Corpus& corpus, const Recommender& recommend,
                                 const EvaluationConfig& config, const Communicator& communicator,
                                 const CountingBaselines* baselines = nullptr,
                                 PredictionWriter* predictions = nullptr,
-                                Progress* progress = nullptr);
+                                Progress* progress = nullptr,
+                                const std::function<bool()>& stop = {});
 
 /// The result for machines. Flat keys: dataset, split, split_rule, split_hash, tie_policy, users,
 /// items, every figure of the model by name, popularity_NAME and markov_NAME, the settings of the

@@ -45,6 +45,7 @@ struct TrainingState {
   int64_t best_step = -1;
   int64_t validations_since_best = 0;
   std::vector<double> prefix_weights;  ///< see level_weights.h; empty without training.prefix_loss
+  bool validation_is_owed = false;     ///< of this step: it was put off by a stop
   bool finished = false;               ///< nothing is left to do
   std::string optimizer = "adamw";     ///< of whom exp_avg and exp_avg_sq are; none: only weights
 };

@@ -13,12 +13,15 @@
 #include "mirabelle/training/checkpoint.h"
 #include "mirabelle/training/flat_partition.h"
 #include "mirabelle/training/gradient_reducer.h"
+#include "mirabelle/training/metrics_log.h"
 #include "mirabelle/training/micro_step.h"
 #include "mirabelle/training/optimizer.h"
 #include "mirabelle/training/train_config.h"
 #include "mirabelle/training/weight_gatherer.h"
 
 namespace mirabelle {
+
+class Progress;
 
 struct ValidationFigures {
   double recall_at_10 = 0;
@@ -31,9 +34,10 @@ struct ValidationFigures {
 /// the backward pass runs.
 class Trainer {
  public:
-  /// How good the model is now; collective over all ranks, with the same figures on all. May be
-  /// empty: then nothing is validated.
-  using Validate = std::function<ValidationFigures()>;
+  /// How good the model is now; collective over all ranks, with the same figures on all. Before
+  /// every batch of users it asks stops_now(), and if so returns nothing. May be empty: then
+  /// nothing is validated.
+  using Validate = std::function<std::optional<ValidationFigures>()>;
 
   /// All references must outlive the trainer. The weights are initialised here, from the seed and
   /// `token_rows` (see initialize_weights). The model must have the share model_share() of this
@@ -68,24 +72,40 @@ class Trainer {
 
   /// What max_wall_seconds leaves time for, by timing some steps and a validation, with some
   /// reserve: one to ten validations, in no more than a twentieth of the time if there are several,
-  /// and steps for the rest; at most max_steps. The same on all ranks. Collective.
+  /// and steps for the rest; at most max_steps. The same on all ranks. Nothing if a signal asks to
+  /// stop meanwhile. Collective.
   struct TimePlan {
     int64_t steps = 0, validations = 0;
   };
-  TimePlan plan_for_wall_time();
+  std::optional<TimePlan> plan_for_wall_time();
 
-  /// Replaces these fields of the configuration, before run(); max_steps is then as it is.
+  /// Replaces these fields of the configuration, before run(), by what fits into max_wall_seconds.
+  /// That limit is then the run's own: when it is reached the run is over.
   void set_schedule(int64_t max_steps, int64_t warmup_steps, int64_t validation_every_steps,
                     int64_t checkpoint_every_steps);
   const TrainingConfig& config() const { return config_; }
 
-  /// Trains from the newest checkpoint of the output folder, if its run is not over, to max_steps,
-  /// max_wall_seconds (since the trainer was made) or early stop. A run that stands there and is
-  /// over is moved aside. `config_text` is saved as config.yaml and in every checkpoint.
-  /// Returns the summary that is also written to summary.json. Collective.
+  /// Trains from the newest checkpoint of the output folder, if its run is not over, to max_steps
+  /// or early stop. A run that stands there and is over is moved aside. `config_text` is saved as
+  /// config.yaml and in every checkpoint.
+  ///
+  /// It stops earlier if StopSignals on any rank, or max_wall_seconds (since the trainer was made,
+  /// but not before one step was made), ask for it: between two micro-steps, when the step is
+  /// dropped, or between two batches of users of a validation, which is then owed. What is saved
+  /// goes on as if it had not been stopped. The ranks agree on a request while they compute the
+  /// next micro-step.
+  ///
+  /// Returns the summary that is also written to summary.json: "finished" says whether the run is
+  /// over, "stopped_by" why it ended. Collective.
   nlohmann::json run(const std::string& config_text);
 
+  /// Whether the ranks stop now. Collective.
+  bool stops_now() { return agree_on_stop() != Stop::kNone; }
+
  private:
+  /// Why a run stops before it is over; of several the last.
+  enum class Stop : int64_t { kNone, kOutOfTime, kSignal };
+
   struct StepResult {
     double loss = 0;                     ///< mean over the step's targets
     std::vector<double> loss_per_level;  ///< over those of each level
@@ -93,18 +113,27 @@ class Trainer {
     int64_t tokens = 0;
     double flops = 0;
     double seconds = 0;
-    bool out_of_time = false;
+    Stop stop = Stop::kNone;
+    bool is_dropped = false;             ///< nothing was changed, and the rest is not set
+    bool out_of_budget = false;          ///< the run is over
     bool checkpoint_is_written = false;  ///< by all ranks
   };
   StepResult train_step(double learning_rate);
   BatchLoader::Step load_step();
   int64_t parts_per_rank() const { return config_.num_parts() / ranks_.data().size(); }
   int64_t num_levels() const { return model_.loss_options().num_levels(); }
-  void run_parts(const BatchLoader::Step& step);
+  Stop run_parts(const BatchLoader::Step& step);
+  void run_part(int64_t part);
   void update_weights(double learning_rate);
   StepResult collect(const BatchLoader::Step& step);
   void seek(const DataCursor& cursor);
   bool is_out_of_time() const;
+  Stop wanted_stop() const;
+  Stop agree_on_stop();
+  void advance(const StepResult& result);
+  bool is_due(int64_t every) const { return every > 0 && state_.step % every == 0; }
+  std::string end_step(const StepResult& result, Progress& progress);
+  std::string stop_early(Stop stop);
   void prepare_output(const std::string& config_text);
   void load_checkpoint(const std::filesystem::path& folder);
   bool validate_now();
@@ -112,8 +141,7 @@ class Trainer {
   void commit_checkpoint();
   void compare_replicas();
   void log_step(const StepResult& result, double learning_rate);
-  void log_metrics(const nlohmann::json& line);
-  std::string reason_to_stop(bool out_of_time) const;
+  std::string reason_to_end(bool out_of_budget) const;
   nlohmann::json summary(const std::string& reason) const;
 
   TrainingConfig config_;
@@ -130,11 +158,15 @@ class Trainer {
   WeightGatherer gatherer_;
   Optimizer optimizer_;
   CheckpointWriter writer_;
+  MetricsLog metrics_;
   Buffer part_losses_;  // [parts_per_rank(), 1 + num_levels] float64: see loss_sums()
   TrainingState state_;
   DataCursor cursor_;                        // of the next step to train on
   std::optional<BatchLoader::Step> loaded_;  // that step, if it was loaded ahead
+  bool is_saved_ = true;  // state_ is that of the newest checkpoint, or of a new run
   std::string config_text_;
+  int64_t stop_vote_ = 0;
+  bool is_timing_ = false, has_stepped_ = false, time_is_budget_ = false;
   double start_;                     // of this process's clock: when the trainer was made
   double seconds_before_start_ = 0;  // spent by the processes before it
   double validation_seconds_ = 0, checkpoint_seconds_ = 0;  // the newest of each took so long
