@@ -8,12 +8,14 @@ mirabelle_test(recommend_test SOURCES apps/recommend_test.cpp LIBS mirabelle_con
                APPS mirabelle-recommend)
 mirabelle_test(train_test SOURCES apps/train_test.cpp LIBS mirabelle_core
                APPS mirabelle-data mirabelle-tokenizer-build mirabelle-train mirabelle-evaluate)
+mirabelle_test(stop_test SOURCES apps/stop_test.cpp LIBS mirabelle_core
+               APPS mirabelle-data mirabelle-tokenizer-build mirabelle-train compare_checkpoints)
 mirabelle_test(bench_test SOURCES apps/bench_test.cpp LIBS mirabelle_core APPS mirabelle-bench)
 
 add_executable(compare_checkpoints ${CMAKE_CURRENT_LIST_DIR}/compare_checkpoints.cpp)
 target_link_libraries(compare_checkpoints PRIVATE mirabelle_config)
 add_test(NAME kill_test COMMAND ${CMAKE_SOURCE_DIR}/launch/kill_test.py --kills 10 --stalls 1
-                                --bin ${CMAKE_BINARY_DIR}/bin)
+                                --signals 8 --bin ${CMAKE_BINARY_DIR}/bin)
 set_tests_properties(kill_test PROPERTIES LABELS mpi PROCESSORS 2 TIMEOUT 300)
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
 add_test(NAME count_traffic
