@@ -5,6 +5,7 @@
 #include "mirabelle/config/command_line.h"
 #include "mirabelle/core/activity.h"
 #include "mirabelle/core/files.h"
+#include "mirabelle/core/json.h"
 #include "mirabelle/core/table.h"
 #include "mirabelle/evaluation/evaluator.h"
 #include "mirabelle/evaluation/html_report.h"
@@ -51,7 +52,7 @@ json training_facts(const std::filesystem::path& checkpoint) {
   // The run may have gone on after its best checkpoint.
   const std::filesystem::path summary = checkpoint.parent_path().parent_path() / "summary.json";
   if (!std::filesystem::exists(summary)) return facts;
-  const json of_run = json::parse(read_text_file(summary), nullptr, /*allow_exceptions=*/false);
+  const json of_run = parse_json(read_text_file(summary), summary.string());
   MIRABELLE_CHECK_DATA(of_run.is_object(), summary.string(), ": not a JSON object");
   for (const char* key : {"train_steps", "train_seconds", "tokens_per_second"}) {
     if (of_run.contains(key)) facts[key] = of_run[key];
@@ -64,8 +65,11 @@ json training_facts(const std::filesystem::path& checkpoint) {
 json ceiling(const Corpus& corpus, const std::string& split) {
   json figures = json::object();
   if (!corpus.manifest().contains("law")) return figures;
-  for (const auto& [name, value] : corpus.manifest()["law"].at(split).at("ceiling").items()) {
-    figures["ceiling_" + name] = value;
+  const std::string where = (corpus.folder() / "manifest.json").string() + ": law: " + split;
+  const json law = json_field<json>(corpus.manifest()["law"], split, where);
+  const json values = json_field<json>(law, "ceiling", where);
+  for (const auto& [name, value] : values.items()) {
+    figures["ceiling_" + name] = json_value<double>(value, where + ": ceiling: " + name);
   }
   return figures;
 }
@@ -143,11 +147,10 @@ std::vector<ReportUser> report_users(TrainedModel& model, const Config& config) 
 
 void write_report(const std::string& path, const json& result, const TrainedModel& model,
                   std::vector<ReportUser> users) {
-  const std::string& stored = model.tokenizer().report;
   ReportInput input;
   input.result = result;
   input.metrics = read_metrics(model.folder().parent_path().parent_path() / "metrics.jsonl");
-  input.tokenizer = json::parse(stored, nullptr, /*allow_exceptions=*/false);
+  input.tokenizer = tokenizer_report(model.tokenizer().ids, num_code_levels(model.tokenizer()), {});
   input.users = std::move(users);
   write_text_file(path, html_report(input));
 }

@@ -8,6 +8,7 @@
 #include "mirabelle/config/config.h"
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/files.h"
+#include "mirabelle/core/json.h"
 #include "mirabelle/core/logging.h"
 #include "mirabelle/core/progress.h"
 #include "mirabelle/core/table.h"
@@ -169,7 +170,7 @@ int run(int argc, char** argv, const Communicator& world) {
       assigns ? assign(corpus, config, world) : build(corpus, config, world, throughput);
   if (world.rank() == 0) {
     write_tokenizer_file(config.tokenizer.file, tokenizer);
-    nlohmann::json report = nlohmann::json::parse(tokenizer.report);
+    nlohmann::json report = parse_json(tokenizer.report, "the tokenizer's report");
     print_tokenizer_report(report, std::cout);
     std::cout << "\nwritten to " << config.tokenizer.file << '\n';
     report["file"] = config.tokenizer.file;

@@ -71,6 +71,11 @@ void check_writable(const fs::path& path) {
                        fs::is_directory(path) ? "is a folder" : std::strerror(errno));
 }
 
+bool is_plain_name(std::string_view name) {
+  return !name.empty() && name != "." && name != ".." &&
+         name.find_first_of(std::string_view("/\0", 2)) == std::string_view::npos;
+}
+
 std::string read_text_file(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   MIRABELLE_CHECK_DATA(file && !fs::is_directory(path), path.string(), ": cannot read: ",

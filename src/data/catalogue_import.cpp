@@ -1,11 +1,11 @@
 #include "catalogue_import.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "line_reader.h"
 #include "mirabelle/core/error.h"
+#include "mirabelle/core/json.h"
 #include "mirabelle/data/npy.h"
 
 namespace mirabelle {
@@ -19,19 +19,12 @@ void read_catalogue(
   std::string_view line;
   while (lines.next(line)) {
     const std::string where = lines.where();
-    json object;
-    try {
-      object = json::parse(line);
-    } catch (const json::exception& error) {
-      throw_error(ErrorKind::kData, where, ": malformed JSON: ", error.what());
-    }
-    MIRABELLE_CHECK_DATA(object.is_object() && object.contains("item"), where,
-                         ": wanted a JSON object with an \"item\"");
-    const json& id = object["item"];
+    const json object = parse_json(line, where);
+    const json id = json_field<json>(object, "item", where);
     MIRABELLE_CHECK_DATA(id.is_string() || id.is_number_integer(), where, ": \"item\" is ",
-                         id.dump(), ", wanted an integer or a string");
+                         shown(id), ", wanted an integer or a string");
     CatalogueItem item{id.is_string() ? id.get<std::string>() : id.dump(), "", object.dump()};
-    MIRABELLE_CHECK_DATA(is_valid_id(item.id), where, ": \"item\" is ", id.dump(),
+    MIRABELLE_CHECK_DATA(is_valid_id(item.id), where, ": \"item\" is ", shown(id),
                          ", which is empty or holds control characters");
     const auto title = object.find("title");
     if (title != object.end() && title->is_string()) item.title = title->get<std::string>();
@@ -49,7 +42,7 @@ void import_features(const std::filesystem::path& path, const std::string& name,
   MIRABELLE_CHECK_DATA(matrix.num_rows() == num_items + 1, path.string(), ": has ",
                        matrix.num_rows(), " rows, the catalogue's ", num_items, " items want ",
                        num_items + 1, " (row 0 is unused)");
-  std::vector<float> rows(kRowsAtOnce * matrix.dim());
+  std::vector<float> rows(std::clamp<int64_t>(num_items, 1, kRowsAtOnce) * matrix.dim());
   matrix.read_rows(1, rows.data());
   MIRABELLE_CHECK_DATA(
       std::all_of(rows.begin(), rows.begin() + matrix.dim(), [](float x) { return x == 0; }),

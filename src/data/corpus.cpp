@@ -1,98 +1,131 @@
 #include "mirabelle/data/corpus.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/files.h"
+#include "mirabelle/core/json.h"
 
 namespace mirabelle {
 namespace {
 
 using nlohmann::json;
 
-/// A manifest's value, or an Error that names it.
-template <typename T>
-T get(const json& object, const char* key, const std::string& where) {
-  const auto found = object.is_object() ? object.find(key) : object.end();
-  MIRABELLE_CHECK_DATA(object.is_object() && found != object.end(), where, ": \"", key,
-                       "\" is missing");
-  try {
-    const T value = found->get<T>();
-    if constexpr (std::is_same_v<T, int64_t>) {
-      MIRABELLE_CHECK_DATA(found->is_number_integer() && value >= 0, where, ": \"", key, "\" is ",
-                           found->dump(), ", wanted an integer of at least 0");
-    }
-    return value;
-  } catch (const json::exception&) {
-    throw_error(ErrorKind::kData, where, ": \"", key, "\" is ", found->dump(),
-                ", which is of another type than wanted");
-  }
+// What the files hold at least of each: offsets of three texts; offsets of the events and of an ID,
+// and two lengths; an item.
+constexpr int64_t kCatalogueBytesPerItem = 24, kShardBytesPerUser = 24, kShardBytesPerEvent = 4;
+
+/// Memory is allocated by the manifest's numbers: they must not exceed what its files have room
+/// for.
+void check_room(int64_t count, int64_t room, const std::string& where) {
+  MIRABELLE_CHECK_DATA(count <= room, where, " is ", count, ", which has no room in the file");
+}
+
+/// A count, an index or a size.
+int64_t count_of(const json& object, const char* key, const std::string& where) {
+  const auto value = json_field<int64_t>(object, key, where);
+  MIRABELLE_CHECK_DATA(value >= 0, where, ": \"", key, "\" is ", value,
+                       ", wanted an integer of at least 0");
+  return value;
 }
 
 void check_one_of(const json& object, const char* key, const std::vector<std::string>& choices,
                   const std::string& where) {
-  const auto value = get<std::string>(object, key, where);
+  const auto value = json_field<std::string>(object, key, where);
   for (const std::string& choice : choices) {
     if (value == choice) return;
   }
-  throw_error(ErrorKind::kData, where, ": \"", key, "\" is \"", value, "\", wanted \"",
+  throw_error(ErrorKind::kData, where, ": \"", key, "\" is ", shown(value), ", wanted \"",
               choices.front(), "\" or \"", choices.back(), '"');
 }
 
-void check_file_entry(const json& entry, const std::string& where) {
-  get<int64_t>(entry, "bytes", where);
-  get<std::string>(entry, "sha256", where);
-  const auto name = get<std::string>(entry, "file", where);
-  MIRABELLE_CHECK_DATA(!name.empty() && name.find('/') == std::string::npos, where,
-                       ": \"file\" is \"", name, "\", wanted a name within the folder");
+/// Returns the file's bytes.
+int64_t check_file_entry(const json& entry, const std::string& where) {
+  json_field<std::string>(entry, "sha256", where);
+  const auto name = json_field<std::string>(entry, "file", where);
+  MIRABELLE_CHECK_DATA(is_plain_name(name), where, ": \"file\" is ", shown(name),
+                       ", wanted a name within the folder");
+  return count_of(entry, "bytes", where);
+}
+
+void check_split(const json& manifest, const std::string& where) {
+  const auto split = json_field<json>(manifest, "split", where);
+  check_one_of(split, "name", {"leave_one_out", "time"}, where + ": split");
+  const bool has_timestamps = json_field<bool>(manifest, "has_timestamps", where);
+  if (split["name"] == "time") {
+    for (const char* key : {"valid_from", "test_from"}) {
+      json_field<int64_t>(split, key, where + ": split");
+    }
+    MIRABELLE_CHECK_DATA(has_timestamps, where, ": a time split, but has_timestamps is false");
+  }
+  check_one_of(json_field<json>(manifest, "tie_policy", where), "name", {"file", "shuffle"},
+               where + ": tie_policy");
+}
+
+void check_items(const json& manifest, const std::string& where) {
+  const int64_t items = count_of(manifest, "items", where);
+  const auto catalogue = json_field<json>(manifest, "catalogue", where);
+  check_room(items, check_file_entry(catalogue, where + ": catalogue") / kCatalogueBytesPerItem,
+             where + ": items");
+  const auto features = json_field<std::vector<json>>(manifest, "features", where);
+  const auto file = json_field<json>(manifest, "feature_file", where);
+  MIRABELLE_CHECK_DATA(file.is_null() == features.empty(), where, ": \"feature_file\" is ",
+                       file.is_null() ? "null" : "given", ", \"features\" lists ", features.size());
+  const int64_t bytes = file.is_null() ? 0 : check_file_entry(file, where + ": feature_file");
+  for (const json& feature : features) {
+    json_field<std::string>(feature, "name", where + ": features");
+    check_room(count_of(feature, "dim", where + ": features"),
+               bytes / static_cast<int64_t>(sizeof(float)) / std::max<int64_t>(1, items),
+               where + ": features: dim");
+  }
+}
+
+void check_shards(const json& manifest, const std::string& where) {
+  const int64_t users = count_of(manifest, "users", where);
+  const int64_t events = count_of(manifest, "events", where);
+  int64_t users_sum = 0, events_sum = 0;
+  constexpr int64_t kEnough = INT64_MAX / 2;  // the sums end here, so that they cannot overflow
+  for (const json& shard : json_field<std::vector<json>>(manifest, "shards", where)) {
+    const int64_t bytes = check_file_entry(shard, where + ": shards");
+    const int64_t shard_users = count_of(shard, "users", where + ": shards");
+    const int64_t shard_events = count_of(shard, "events", where + ": shards");
+    check_room(shard_users, bytes / kShardBytesPerUser, where + ": shards: users");
+    check_room(shard_events, bytes / kShardBytesPerEvent, where + ": shards: events");
+    users_sum = std::min(users_sum + shard_users, kEnough);
+    events_sum = std::min(events_sum + shard_events, kEnough);
+  }
+  MIRABELLE_CHECK_DATA(users_sum == users, where, ": the shards have ", users_sum,
+                       " users, \"users\" is ", users);
+  MIRABELLE_CHECK_DATA(events_sum == events, where, ": the shards have ", events_sum,
+                       " events, \"events\" is ", events);
 }
 
 /// Everything that the other members rely on.
 void check_manifest(const json& manifest, const std::string& where) {
-  const auto schema = get<std::string>(manifest, "schema", where);
+  const auto schema = json_field<std::string>(manifest, "schema", where);
   MIRABELLE_CHECK_DATA(schema == "mirabelle-corpus", where, ": schema is \"", schema,
                        "\", wanted \"mirabelle-corpus\"");
-  const auto version = get<int64_t>(manifest, "schema_version", where);
+  const int64_t version = count_of(manifest, "schema_version", where);
   MIRABELLE_CHECK_DATA(version == 1, where, ": schema version is ", version,
                        ", this program reads version 1; import the data again");
-  for (const char* key : {"dataset", "split_hash"}) get<std::string>(manifest, key, where);
-  for (const char* key : {"users", "items", "events"}) get<int64_t>(manifest, key, where);
-  const auto split = get<json>(manifest, "split", where);
-  check_one_of(split, "name", {"leave_one_out", "time"}, where + ": split");
-  if (split["name"] == "time") {
-    for (const char* key : {"valid_from", "test_from"}) {
-      MIRABELLE_CHECK_DATA(split.contains(key) && split[key].is_number_integer(), where,
-                           ": split: \"", key, "\" is missing or no integer");
-    }
-  }
-  check_one_of(get<json>(manifest, "tie_policy", where), "name", {"file", "shuffle"},
-               where + ": tie_policy");
-  const bool has_timestamps = get<bool>(manifest, "has_timestamps", where);
-  MIRABELLE_CHECK_DATA(split["name"] != "time" || has_timestamps, where,
-                       ": a time split, but has_timestamps is false");
-  get<std::vector<std::string>>(manifest, "event_columns", where);
+  for (const char* key : {"dataset", "split_hash"}) json_field<std::string>(manifest, key, where);
+  check_split(manifest, where);
+  json_field<std::vector<std::string>>(manifest, "event_columns", where);
   check_one_of(manifest, "user_id_type", {"integer", "string"}, where);
   check_one_of(manifest, "item_id_type", {"integer", "string"}, where);
-  for (const json& feature : get<std::vector<json>>(manifest, "features", where)) {
-    get<std::string>(feature, "name", where + ": features");
-    get<int64_t>(feature, "dim", where + ": features");
-  }
-  check_file_entry(get<json>(manifest, "catalogue", where), where + ": catalogue");
-  const auto feature_file = get<json>(manifest, "feature_file", where);
-  MIRABELLE_CHECK_DATA(feature_file.is_null() == manifest["features"].empty(), where,
-                       ": \"feature_file\" is ", feature_file.is_null() ? "null" : "given",
-                       ", \"features\" lists ", manifest["features"].size());
-  if (!feature_file.is_null()) check_file_entry(feature_file, where + ": feature_file");
-  int64_t users = 0, events = 0;
-  for (const json& shard : get<std::vector<json>>(manifest, "shards", where)) {
-    check_file_entry(shard, where + ": shards");
-    users += get<int64_t>(shard, "users", where + ": shards");
-    events += get<int64_t>(shard, "events", where + ": shards");
-  }
-  MIRABELLE_CHECK_DATA(users == manifest["users"], where, ": the shards have ", users,
-                       " users, \"users\" is ", manifest["users"].dump());
-  MIRABELLE_CHECK_DATA(events == manifest["events"], where, ": the shards have ", events,
-                       " events, \"events\" is ", manifest["events"].dump());
+  check_items(manifest, where);
+  check_shards(manifest, where);
+}
+
+void check_bytes(const std::filesystem::path& folder, const json& entry) {
+  const auto path = folder / entry["file"].get<std::string>();
+  std::error_code error;
+  const auto bytes = static_cast<int64_t>(std::filesystem::file_size(path, error));
+  MIRABELLE_CHECK_DATA(!error, path.string(), ": cannot read: ", error.message());
+  MIRABELLE_CHECK_DATA(bytes == entry["bytes"], path.string(), ": has ", bytes,
+                       " bytes, the manifest says ", entry["bytes"].dump(),
+                       " (truncated or replaced)");
 }
 
 json to_json_id(const std::string& id, const json& type) {
@@ -126,16 +159,13 @@ Split parse_split(const std::string& name) {
   return Split::kTest;
 }
 
-Corpus::Corpus(const std::filesystem::path& folder) : folder_(folder) {
+Corpus::Corpus(const std::filesystem::path& folder, CorpusFiles with_files) : folder_(folder) {
   const auto path = folder / "manifest.json";
   MIRABELLE_CHECK_DATA(std::filesystem::exists(path), path.string(),
                        ": no such file; a corpus is a folder that mirabelle-data import writes");
-  try {
-    manifest_ = json::parse(read_text_file(path));
-  } catch (const json::exception& error) {
-    throw_error(ErrorKind::kData, path.string(), ": malformed JSON: ", error.what());
-  }
+  manifest_ = parse_json(read_text_file(path), path.string());
   check_manifest(manifest_, path.string());
+  if (with_files == CorpusFiles::kChecked) check_files();
   first_users_.push_back(0);
   for (const json& shard : manifest_["shards"]) {
     first_users_.push_back(first_users_.back() + shard["users"].get<int64_t>());
@@ -159,15 +189,15 @@ int64_t Corpus::shard_users(int64_t shard) const {
 
 int64_t Corpus::shard_first_user(int64_t shard) const { return first_users_[shard]; }
 
+void Corpus::check_files() const {
+  check_bytes(folder_, manifest_["catalogue"]);
+  if (!manifest_["feature_file"].is_null()) check_bytes(folder_, manifest_["feature_file"]);
+  for (const json& shard : manifest_["shards"]) check_bytes(folder_, shard);
+}
+
 Hdf5File Corpus::open_file(const json& entry) const {
-  const auto path = folder_ / entry["file"].get<std::string>();
-  std::error_code error;
-  const auto bytes = static_cast<int64_t>(std::filesystem::file_size(path, error));
-  MIRABELLE_CHECK_DATA(!error, path.string(), ": cannot read: ", error.message());
-  MIRABELLE_CHECK_DATA(bytes == entry["bytes"], path.string(), ": has ", bytes,
-                       " bytes, the manifest says ", entry["bytes"].dump(),
-                       " (truncated or replaced)");
-  return Hdf5File::open(path);
+  check_bytes(folder_, entry);
+  return Hdf5File::open(folder_ / entry["file"].get<std::string>());
 }
 
 HistoryBlock Corpus::read_histories(int64_t shard, int64_t begin, int64_t end,
@@ -250,12 +280,9 @@ json Corpus::item_id(int64_t item) const {
 
 json Corpus::item_metadata(int64_t item) const {
   const Hdf5File file = open_file(manifest_["catalogue"]);
-  try {
-    return json::parse(file.read_strings("metadata", item, item + 1).front());
-  } catch (const json::exception& error) {
-    throw_error(ErrorKind::kData, file.path().string(), ": dataset metadata: item number ", item,
-                ": malformed JSON: ", error.what());
-  }
+  return parse_json(
+      file.read_strings("metadata", item, item + 1).front(),
+      file.path().string() + ": dataset metadata: item number " + std::to_string(item));
 }
 
 std::vector<json> Corpus::read_user_ids(int64_t shard, int64_t begin, int64_t end) const {

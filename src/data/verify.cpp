@@ -5,11 +5,11 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/files.h"
+#include "mirabelle/core/json.h"
 #include "mirabelle/data/corpus.h"
 #include "mirabelle/data/corpus_writer.h"
 #include "split_hash.h"
@@ -27,7 +27,7 @@ constexpr int64_t kFeatureElementsAtOnce = 1 << 22;
 class Verifier {
  public:
   Verifier(const fs::path& folder, const std::function<void(double)>& progress)
-      : corpus_(folder), progress_(progress), runs_(run_folder()) {}
+      : corpus_(folder, CorpusFiles::kCheckedLater), progress_(progress), runs_(run_folder()) {}
 
   std::vector<std::string> run() {
     read_item_ids();
@@ -278,9 +278,11 @@ class Verifier {
       file.read_strings("titles");
       int64_t item = 0;
       for (const std::string& text : file.read_strings("metadata")) {
-        if (!json::parse(text, nullptr, false).is_object()) {
-          report(path, ": dataset metadata: item number ", item, " has no JSON object");
-        }
+        const std::string where =
+            path.string() + ": dataset metadata: item number " + std::to_string(item);
+        holds([&] {
+          MIRABELLE_CHECK_DATA(parse_json(text, where).is_object(), where, " has no JSON object");
+        });
         ++item;
       }
     });

@@ -72,8 +72,9 @@ std::vector<std::pair<double, double>> curve(const std::vector<json>& metrics,
   std::vector<std::pair<double, double>> points;
   for (const json& line : metrics) {
     const json& values = group.empty() ? line : line.value(group, json::object());
-    if (!line.contains("step") || !values.contains(name) || !values[name].is_number()) continue;
-    points.emplace_back(line["step"].get<double>(), values[name].get<double>());
+    const json step = line.value("step", json());
+    if (!step.is_number() || !values.contains(name) || !values[name].is_number()) continue;
+    points.emplace_back(step.get<double>(), values[name].get<double>());
   }
   return points;
 }

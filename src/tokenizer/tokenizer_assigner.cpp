@@ -6,6 +6,7 @@
 
 #include "corpus_items.h"
 #include "mirabelle/core/error.h"
+#include "mirabelle/core/json.h"
 #include "mirabelle/data/training_histories.h"
 #include "mirabelle/tokenizer/collisions.h"
 #include "mirabelle/tokenizer/tokenizer_report.h"
@@ -150,10 +151,16 @@ SemanticIds extended_item_codes(const TokenizerFile& old, const std::vector<int6
 /// it is much larger, the new items are unlike the old ones, and it is time to build anew.
 nlohmann::json assign_report(const TokenizerFile& old, const SemanticIds& ids, int64_t num_new,
                              const NewCodes& new_codes) {
-  const nlohmann::json before = nlohmann::json::parse(old.report);
+  const std::string where = "the report in the tokenizer's file";
+  const auto before =
+      json_field<std::vector<nlohmann::json>>(parse_json(old.report, where), "levels", where);
+  MIRABELLE_CHECK_DATA(static_cast<int64_t>(before.size()) == old.quantizer.num_levels(), where,
+                       " has ", before.size(), " levels, the tokenizer ",
+                       old.quantizer.num_levels());
   nlohmann::json report = tokenizer_report(ids, old.quantizer.num_levels(), {});
   for (int64_t level = 0; level < old.quantizer.num_levels(); ++level) {
-    report["levels"][level]["relative_error"] = before.at("levels").at(level).at("relative_error");
+    report["levels"][level]["relative_error"] =
+        json_field<double>(before[level], "relative_error", where);
   }
   report["collision_rule"] = old.collisions;
   report["assigned"] = {{"new_items", num_new}};

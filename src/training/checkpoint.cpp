@@ -3,11 +3,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <nlohmann/json.hpp>
+#include <map>
 #include <vector>
 
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/files.h"
+#include "mirabelle/core/json.h"
 #include "tensor_file.h"
 
 namespace mirabelle {
@@ -41,68 +42,81 @@ json to_json(const TrainingState& state) {
       {"optimizer", state.optimizer}};
 }
 
-TrainingState state_from_json(const json& state) {
+TrainingState state_from_json(const json& state, const std::string& where) {
   TrainingState result;
-  state.at("step").get_to(result.step);
-  state.at("cursor").at("epoch").get_to(result.cursor.epoch);
-  state.at("cursor").at("block").get_to(result.cursor.block);
-  state.at("cursor").at("part").get_to(result.cursor.part);
-  state.at("tokens").get_to(result.tokens);
-  state.at("loss").get_to(result.loss);
-  state.at("seconds").get_to(result.seconds);
-  state.at("step_seconds").get_to(result.step_seconds);
-  state.at("best_ndcg").get_to(result.best_ndcg);
-  state.at("best_recall").get_to(result.best_recall);
-  state.at("best_step").get_to(result.best_step);
-  state.at("validations_since_best").get_to(result.validations_since_best);
+  const auto get = [&]<typename T>(const json& object, const char* key, T& value) {
+    value = json_field<T>(object, key, where);
+  };
+  const json cursor = json_field<json>(state, "cursor", where);
+  get(cursor, "epoch", result.cursor.epoch);
+  get(cursor, "block", result.cursor.block);
+  get(cursor, "part", result.cursor.part);
+  get(state, "step", result.step);
+  get(state, "tokens", result.tokens);
+  get(state, "loss", result.loss);
+  get(state, "seconds", result.seconds);
+  get(state, "step_seconds", result.step_seconds);
+  get(state, "best_ndcg", result.best_ndcg);
+  get(state, "best_recall", result.best_recall);
+  get(state, "best_step", result.best_step);
+  get(state, "validations_since_best", result.validations_since_best);
+  get(state, "finished", result.finished);
   // older checkpoints of this version do not have these
-  result.prefix_weights = state.value("prefix_weights", std::vector<double>());
-  result.validation_is_owed = state.value("validation_is_owed", false);
-  state.at("finished").get_to(result.finished);
-  result.optimizer = state.value("optimizer", result.optimizer);  // there was only one
+  result.prefix_weights = json_field_or<std::vector<double>>(state, "prefix_weights", where, {});
+  result.validation_is_owed = json_field_or(state, "validation_is_owed", where, false);
+  result.optimizer = json_field_or(state, "optimizer", where, result.optimizer);
+  for (const int64_t count : {result.step, result.tokens, result.cursor.epoch, result.cursor.block,
+                              result.cursor.part, result.validations_since_best}) {
+    MIRABELLE_CHECK_DATA(count >= 0, where, ": holds the count ", count, ", wanted at least 0");
+  }
   return result;
 }
 
-json read_manifest(const fs::path& folder) {
-  const fs::path path = folder / kManifest;
-  const json manifest = json::parse(read_text_file(path), nullptr, /*allow_exceptions=*/false);
-  MIRABELLE_CHECK_DATA(manifest.is_object() && manifest.value("schema", "") == kSchema,
-                       path.string(), ": not a checkpoint's manifest");
-  const int version = manifest.value("version", 0);
-  MIRABELLE_CHECK_DATA(version == kVersion, path.string(), ": checkpoint version ", version,
-                       ", wanted ", kVersion);
-  return manifest;
-}
+struct Manifest {
+  TrainingState state;
+  std::vector<std::string> tensor_files;      ///< names in the folder
+  std::map<std::string, std::string> sha256;  ///< of each file
+};
 
-void verify(const fs::path& folder, const json& manifest, const std::string& name) {
-  const fs::path path = folder / name;
-  const std::string wanted = manifest.value("sha256", json::object()).value(name, "");
-  MIRABELLE_CHECK_DATA(sha256_of_file(path) == wanted, path.string(),
-                       ": its SHA-256 is not the manifest's: truncated or edited");
-}
-
-/// read(manifest), of which a missing or wrong field is an error of the file.
-template <typename Read>
-auto from_manifest(const fs::path& folder, Read read) {
-  const json manifest = read_manifest(folder);
-  try {
-    return read(manifest);
-  } catch (const json::exception& error) {
-    throw_error(ErrorKind::kData, (folder / kManifest).string(), ": ", error.what());
+Manifest read_manifest(const fs::path& folder) {
+  const std::string where = (folder / kManifest).string();
+  const json manifest = parse_json(read_text_file(folder / kManifest), where);
+  const auto schema = json_field<std::string>(manifest, "schema", where);
+  MIRABELLE_CHECK_DATA(schema == kSchema, where, ": not a checkpoint's manifest (schema \"", schema,
+                       "\")");
+  const auto version = json_field<int64_t>(manifest, "version", where);
+  MIRABELLE_CHECK_DATA(version == kVersion, where, ": checkpoint version ", version, ", wanted ",
+                       kVersion);
+  Manifest result;
+  result.state = state_from_json(json_field<json>(manifest, "state", where), where + ": state");
+  result.tensor_files = json_field<std::vector<std::string>>(manifest, "tensor_files", where);
+  for (const std::string& name : result.tensor_files) {
+    MIRABELLE_CHECK_DATA(is_plain_name(name), where, ": tensor_files holds ", shown(name),
+                         ", wanted names in the folder");
   }
+  const json sums = json_field<json>(manifest, "sha256", where);
+  for (const auto& [name, sum] : sums.items()) {
+    result.sha256[name] = json_value<std::string>(sum, where + ": sha256 of " + shown(name));
+  }
+  return result;
+}
+
+void verify(const fs::path& folder, const Manifest& manifest, const std::string& name) {
+  const fs::path path = folder / name;
+  const auto sum = manifest.sha256.find(name);
+  MIRABELLE_CHECK_DATA(sum != manifest.sha256.end() && sha256_of_file(path) == sum->second,
+                       path.string(), ": its SHA-256 is not the manifest's: truncated or edited");
 }
 
 /// The tensor files' names. Each rank verifies some of all files.
 std::vector<std::string> verified_tensor_files(const fs::path& folder, const Communicator& world) {
-  return from_manifest(folder, [&](const json& manifest) {
-    const auto tensor_files = manifest.at("tensor_files").get<std::vector<std::string>>();
-    std::vector<std::string> names = tensor_files;
-    names.insert(names.end(), {kConfig, kTokenizer});
-    for (size_t i = world.rank(); i < names.size(); i += world.size()) {
-      verify(folder, manifest, names[i]);
-    }
-    return tensor_files;
-  });
+  const Manifest manifest = read_manifest(folder);
+  std::vector<std::string> names = manifest.tensor_files;
+  names.insert(names.end(), {kConfig, kTokenizer});
+  for (size_t i = world.rank(); i < names.size(); i += world.size()) {
+    verify(folder, manifest, names[i]);
+  }
+  return manifest.tensor_files;
 }
 
 /// The SHA-256 of files that the disk has, by their names.
@@ -169,20 +183,17 @@ std::optional<fs::path> best_checkpoint(const fs::path& output) {
   if (!fs::exists(best_marker(output))) return std::nullopt;
   std::string name = read_text_file(best_marker(output));
   while (!name.empty() && name.back() == '\n') name.pop_back();
+  MIRABELLE_CHECK_DATA(name.starts_with("step-") && is_plain_name(name),
+                       best_marker(output).string(), ": names no checkpoint: ", shown(name));
   return output / "checkpoints" / name;
 }
 
 }  // namespace
 
-TrainingState read_training_state(const fs::path& folder) {
-  return from_manifest(folder,
-                       [](const json& manifest) { return state_from_json(manifest.at("state")); });
-}
+TrainingState read_training_state(const fs::path& folder) { return read_manifest(folder).state; }
 
 std::vector<std::string> checkpoint_tensor_files(const fs::path& folder) {
-  return from_manifest(folder, [](const json& manifest) {
-    return manifest.at("tensor_files").get<std::vector<std::string>>();
-  });
+  return read_manifest(folder).tensor_files;
 }
 
 void verify_checkpoint(const fs::path& folder) {
@@ -271,7 +282,9 @@ void CheckpointWriter::commit() {
   run_together(world_, [&] { my_sums = job_.get(); });
   json sums = json::object();
   std::vector<std::string> tensor_files;
-  for (const std::string& text : all_gather_texts(world_, my_sums)) sums.update(json::parse(text));
+  for (const std::string& text : all_gather_texts(world_, my_sums)) {
+    sums.update(parse_json(text, "a rank"));
+  }
   for (int rank = 0; rank < world_.size(); ++rank) {
     tensor_files.push_back(tensor_file_name(rank, world_.size()));
   }

@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <tuple>
 
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/hdf5_file.h"
+#include "mirabelle/core/json.h"
 
 namespace mirabelle {
 namespace fs = std::filesystem;
@@ -125,22 +125,42 @@ bool is_inside(const FlatRange& range, const FlatRange& outer) {
   return outer.begin <= range.begin && range.begin < range.end && range.end <= outer.end;
 }
 
-/// Throws what nlohmann::json throws, or an Error, if it makes no sense.
-StoredTensor stored_from_json(const std::string& name, const json& stored) {
-  const auto extents = stored.at("shape").get<std::vector<int64_t>>();
-  MIRABELLE_CHECK_DATA(extents.size() == 1 || extents.size() == 2, name, " has ", extents.size(),
+/// One or two axes of at least one element each; the product fits in 62 bits.
+Shape shape_from_json(const json& stored, const std::string& where) {
+  const auto extents = json_field<std::vector<int64_t>>(stored, "shape", where);
+  MIRABELLE_CHECK_DATA(extents.size() == 1 || extents.size() == 2, where, " has ", extents.size(),
                        " axes, wanted 1 or 2");
-  StoredTensor tensor{
-      name, extents.size() == 1 ? Shape{extents[0]} : Shape{extents[0], extents[1]}, {}};
-  for (const json& region : stored.at("regions")) {
-    const auto [r0, r1, c0, c1, begin, end] = region.get<std::array<int64_t, 6>>();
-    const TensorRegion found{{r0, r1}, {c0, c1}, {begin, end}};
-    MIRABELLE_CHECK_DATA(
-        is_inside(found.rows, rows_of(tensor.shape)) &&
-            is_inside(found.columns, columns_of(tensor.shape)) &&
-            is_inside(found.elements, {0, found.rows.size() * found.columns.size()}),
-        name, " of shape ", tensor.shape, " has no region ", region.dump());
-    tensor.regions.push_back(found);
+  int64_t room = INT64_MAX / 2;
+  for (const int64_t extent : extents) {
+    MIRABELLE_CHECK_DATA(0 < extent && extent <= room, where, " has the shape ",
+                         shown(stored["shape"]), ", which no tensor has");
+    room /= extent;
+  }
+  return extents.size() == 1 ? Shape{extents[0]} : Shape{extents[0], extents[1]};
+}
+
+TensorRegion region_from_json(const json& region, const Shape& shape, const std::string& where) {
+  const auto bounds = json_value<std::vector<int64_t>>(region, where + ": a region");
+  MIRABELLE_CHECK_DATA(bounds.size() == 6, where, ": a region is ", shown(region),
+                       ", wanted 6 bounds");
+  const TensorRegion found{{bounds[0], bounds[1]}, {bounds[2], bounds[3]}, {bounds[4], bounds[5]}};
+  MIRABELLE_CHECK_DATA(is_inside(found.rows, rows_of(shape)) &&
+                           is_inside(found.columns, columns_of(shape)) &&
+                           is_inside(found.elements, {0, found.rows.size() * found.columns.size()}),
+                       where, " of shape ", shape, " has no region ", shown(region));
+  return found;
+}
+
+StoredTensor stored_from_json(const std::string& name, const json& stored,
+                              const std::string& where) {
+  StoredTensor tensor{name, shape_from_json(stored, where), {}};
+  int64_t room = tensor.shape.num_elements();  // a file holds no element twice
+  for (const json& region : json_field<std::vector<json>>(stored, "regions", where)) {
+    tensor.regions.push_back(region_from_json(region, tensor.shape, where));
+    const int64_t elements = tensor.regions.back().elements.size();
+    MIRABELLE_CHECK_DATA(elements <= room, where, ": the regions hold more than the ",
+                         tensor.shape.num_elements(), " elements of the tensor");
+    room -= elements;
   }
   return tensor;
 }
@@ -280,18 +300,19 @@ void write_index(Hdf5File& file, const std::vector<StoredTensor>& tensors) {
   file.write_text(kIndex, index.dump());
 }
 
-std::vector<StoredTensor> read_index(const Hdf5File& file) {
+std::vector<StoredTensor> parse_tensor_index(std::string_view text, const std::string& where) {
+  const json index = parse_json(text, where);
+  MIRABELLE_CHECK_DATA(index.is_object(), where, ": is ", shown(index),
+                       ", wanted an object of tensors");
   std::vector<StoredTensor> tensors;
-  const std::string text = file.read_text(kIndex);
-  try {
-    const json index = json::parse(text);
-    for (const auto& [name, stored] : index.items()) {
-      tensors.push_back(stored_from_json(name, stored));
-    }
-  } catch (const std::exception& error) {
-    throw_error(ErrorKind::kData, file.path().string(), ": dataset ", kIndex, ": ", error.what());
+  for (const auto& [name, stored] : index.items()) {
+    tensors.push_back(stored_from_json(name, stored, where + ": " + name));
   }
   return tensors;
+}
+
+std::vector<StoredTensor> read_index(const Hdf5File& file) {
+  return parse_tensor_index(file.read_text(kIndex), file.path().string() + ": dataset " + kIndex);
 }
 
 int64_t read_pieces(const Hdf5File& file, const std::string& name, const StoredTensor& tensor,

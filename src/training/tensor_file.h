@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "mirabelle/core/hdf5_file.h"
@@ -46,7 +47,9 @@ StoredTensor whole_tensor(const LogicalTensor& tensor);
 /// The dataset of a tensor's weights.
 std::string weights_dataset(const std::string& name);
 void write_index(Hdf5File& file, const std::vector<StoredTensor>& tensors);
-/// What an open tensor file holds.
+/// The tensors that a file's index lists, with regions that lie in their shapes. kData Errors begin
+/// with `where`.
+std::vector<StoredTensor> parse_tensor_index(std::string_view text, const std::string& where);
 std::vector<StoredTensor> read_index(const Hdf5File& file);
 
 /// Copies what a file has of a logical tensor's pieces to their places in `flat`, from the dataset

@@ -444,7 +444,7 @@ TEST_F(CorpusManifestTest, RefusesAMissingOrMalformedManifest) {
   folder.write("manifest.json", "{\"schema\": ");
   expect_error(ErrorKind::kData, "malformed JSON", [&] { Corpus corpus(folder.path()); });
   folder.write("manifest.json", "[]");
-  expect_error(ErrorKind::kData, "\"schema\" is missing", [&] { Corpus corpus(folder.path()); });
+  expect_error(ErrorKind::kData, "is [], wanted an object", [&] { Corpus corpus(folder.path()); });
 }
 
 /// Replaces one dataset of the only shard by other values, and mends the size in the manifest.

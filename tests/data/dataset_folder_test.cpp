@@ -156,7 +156,7 @@ TEST_F(DatasetFolderTest, RefusesABadCatalogue) {
   folder.write("in/items.jsonl", "{\"item\": 1}\n{\"item\": 3}\n");
   expect_refused("items.jsonl:2: \"item\" is 3, wanted 2");
   folder.write("in/items.jsonl", "{\"item\": 1}\n[2]\n");
-  expect_refused("items.jsonl:2: wanted a JSON object with an \"item\"");
+  expect_refused("items.jsonl:2: is [2], wanted an object with \"item\"");
   folder.write("in/items.jsonl", "{\"item\": 1.5}\n");
   expect_refused("items.jsonl:1: \"item\" is 1.5");
   folder.write("in/items.jsonl", "");

@@ -161,7 +161,7 @@ TEST_F(VerifyTest, FindsBadIdsTitlesAndMetadata) {
   overwrite<uint8_t>("catalogue.h5", "metadata_bytes", 0, '[');
   mend_checksums();
   expect_problems({"catalogue.h5: dataset item_ids: item number 1 has the ID 1 of item number 0",
-                   "catalogue.h5: dataset metadata: item number 0 has no JSON object",
+                   "catalogue.h5: dataset metadata: item number 0: malformed JSON",
                    "user number 0's ID \"x\" is no integer",
                    "dataset user_ids: user 2 has come before, as user number 1", "split_hash"});
 }

@@ -21,10 +21,19 @@ inline constexpr int kExitStopped = 75;
 /// where.
 class Error : public std::runtime_error {
  public:
-  Error(ErrorKind kind, const std::string& message) : std::runtime_error(message), kind_(kind) {}
+  Error(ErrorKind kind, const std::string& message)
+      : std::runtime_error(on_one_line(message)), kind_(kind) {}
   ErrorKind kind() const { return kind_; }
 
  private:
+  /// A file's text may be part of the message: its control characters become "?".
+  static std::string on_one_line(std::string message) {
+    for (char& c : message) {
+      if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+    }
+    return message;
+  }
+
   ErrorKind kind_;
 };
 

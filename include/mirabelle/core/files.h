@@ -30,6 +30,9 @@ class AtomicPath {
 /// parent folder if it is missing.
 void check_writable(const std::filesystem::path& path);
 
+/// Whether `name`, which a file gives, names something in a folder and nothing beyond it.
+bool is_plain_name(std::string_view name);
+
 /// The whole file. Throws a kData Error that names the path.
 std::string read_text_file(const std::filesystem::path& path);
 /// Atomically replaces the file.

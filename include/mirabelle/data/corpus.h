@@ -49,12 +49,19 @@ struct HistoryBlock {
   }
 };
 
+/// Whether the sizes of a corpus' files are compared with its manifest at once, or when they are
+/// opened, by those who look for all that is wrong.
+enum class CorpusFiles { kChecked, kCheckedLater };
+
 /// Reads a corpus folder (format: data/corpus_writer.h). Items and users are numbered from 0 in
 /// catalogue and file order; the data set's own IDs are kept beside. Errors are kData Errors.
 class Corpus {
  public:
-  /// Reads the manifest only. Throws if it is missing, malformed or of another schema version.
-  explicit Corpus(const std::filesystem::path& folder);
+  /// Reads the manifest only. Throws if it is missing, malformed or of another schema version,
+  /// promises more users, events, items or features than its files have room for, or if a file has
+  /// another size than it says.
+  explicit Corpus(const std::filesystem::path& folder,
+                  CorpusFiles with_files = CorpusFiles::kChecked);
 
   const std::filesystem::path& folder() const { return folder_; }
   const nlohmann::json& manifest() const { return manifest_; }
@@ -96,6 +103,7 @@ class Corpus {
   void read_features(const std::string& name, int64_t begin, int64_t end, float* out) const;
 
  private:
+  void check_files() const;
   Hdf5File open_file(const nlohmann::json& entry) const;
 
   std::filesystem::path folder_;
