@@ -107,13 +107,24 @@ Hdf5File Hdf5File::open(const std::filesystem::path& path) {
 }
 
 bool Hdf5File::contains(const std::string& name) const {
+  // A link may also lead to other names and other files; we write none that does.
+  const auto is_there = [&](const std::string& path) {
+    H5L_info_t link;
+    return H5Lexists(file_.get(), path.c_str(), H5P_DEFAULT) > 0 &&
+           H5Lget_info(file_.get(), path.c_str(), &link, H5P_DEFAULT) >= 0 &&
+           link.type == H5L_TYPE_HARD;
+  };
   for (size_t slash = name.find('/'); slash != std::string::npos;
        slash = name.find('/', slash + 1)) {
-    if (slash > 0 && H5Lexists(file_.get(), name.substr(0, slash).c_str(), H5P_DEFAULT) <= 0) {
-      return false;
-    }
+    if (slash > 0 && !is_there(name.substr(0, slash))) return false;
   }
-  return H5Lexists(file_.get(), name.c_str(), H5P_DEFAULT) > 0;
+  return is_there(name);
+}
+
+bool Hdf5File::is_for_reading() const {
+  unsigned intent = 0;
+  H5Fget_intent(file_.get(), &intent);
+  return (intent & H5F_ACC_RDWR) == 0;
 }
 
 std::vector<std::string> Hdf5File::names(const std::string& group) const {
@@ -129,6 +140,32 @@ std::vector<std::string> Hdf5File::names(const std::string& group) const {
   return found;
 }
 
+/// Throws unless the file itself has room for all of a dataset's elements, as for all that we
+/// write. A few bytes of HDF5 can promise any number of elements: never written ones, packed ones,
+/// or what stands in other files.
+void Hdf5File::check_stored(const std::string& name, hid_t dataset) const {
+  const Properties created(H5Dget_create_plist(dataset));
+  if (H5Pget_layout(created.get()) == H5D_VIRTUAL || H5Pget_external_count(created.get()) != 0) {
+    fail(name, "has its values in other files");
+  }
+  H5O_info_t object;
+  if (H5Oget_info2(dataset, &object, H5O_INFO_BASIC) < 0 || object.rc != 1) {
+    fail(name, "has several names");  // a file of many would promise each anew
+  }
+  if (H5Pget_nfilters(created.get()) != 0)
+    fail(name, "is compressed, which Mirabelle does not read");
+  const Space space(H5Dget_space(dataset));
+  const Type type(H5Dget_type(dataset));
+  hsize_t file_bytes = 0;
+  H5Fget_filesize(file_.get(), &file_bytes);
+  const hsize_t stored = std::min<hsize_t>(H5Dget_storage_size(dataset), file_bytes);
+  const auto elements = static_cast<hsize_t>(H5Sget_simple_extent_npoints(space.get()));
+  if (elements > stored / std::max<size_t>(1, H5Tget_size(type.get()))) {
+    fail(name, "promises " + std::to_string(elements) + " elements, of which the file has " +
+                   std::to_string(stored) + " bytes");
+  }
+}
+
 Shape Hdf5File::shape(const std::string& name) const {
   if (!contains(name)) fail(name, "missing");
   Dataset dataset(H5Dopen2(file_.get(), name.c_str(), H5P_DEFAULT));
@@ -138,6 +175,12 @@ Shape Hdf5File::shape(const std::string& name) const {
   if (rank < 0 || rank > 3) fail(name, "has " + std::to_string(rank) + " axes, wanted at most 3");
   hsize_t extents[3] = {};
   H5Sget_simple_extent_dims(space.get(), extents, nullptr);
+  hsize_t room = hsize_t{1} << 60;  // an axis of 0 elements must not hide others that overflow
+  for (const hsize_t extent : extents) {
+    if (extent > room) fail(name, "has a shape of more elements than any file");
+    room /= std::max<hsize_t>(1, extent);
+  }
+  if (is_for_reading()) check_stored(name, dataset.get());
   switch (rank) {
     case 0:
       return {};
@@ -292,6 +335,11 @@ std::vector<std::string> Hdf5File::read_strings(const std::string& name, int64_t
   if (begin < 0 || end < begin) {
     fail(name + "_offsets",
          "has no strings [" + std::to_string(begin) + ", " + std::to_string(end) + ")");
+  }
+  const int64_t num_offsets = shape(name + "_offsets").num_elements();
+  if (end >= num_offsets) {
+    fail(name + "_offsets", "has " + std::to_string(num_offsets) + " elements, wanted those of " +
+                                std::to_string(end) + " strings");
   }
   std::vector<int64_t> offsets(end - begin + 1);
   read_rows(name + "_offsets", begin, view_of(offsets.data(), {end - begin + 1}));

@@ -14,6 +14,7 @@ namespace {
 
 constexpr const char* kMagic = "mirabelle tokenizer";
 constexpr int64_t kSchemaVersion = 2;
+constexpr int64_t kMaxSize = 1 << 24;  // of a layer or a feature: products do not overflow
 
 template <typename T>
 void write_vector(Hdf5File& file, const std::string& name, const std::vector<T>& values) {
@@ -161,8 +162,9 @@ FeatureNormalization read_normalization(const Hdf5File& file) {
                        file.path().string(), ": ", names.size(), " feature names, ", dims.size(),
                        " dims and ", weights.size(), " weights, wanted as many of each");
   for (size_t i = 0; i < names.size(); ++i) {
-    MIRABELLE_CHECK_DATA(dims[i] > 0, file.path().string(), ": feature source ", names[i],
-                         " has dim ", dims[i], ", wanted at least 1");
+    MIRABELLE_CHECK_DATA(0 < dims[i] && dims[i] <= kMaxSize, file.path().string(),
+                         ": feature source ", names[i], " has dim ", dims[i], ", wanted 1 to ",
+                         kMaxSize);
     MIRABELLE_CHECK_DATA(weights[i] > 0 && std::isfinite(weights[i]), file.path().string(),
                          ": feature source ", names[i], " has weight ", weights[i],
                          ", wanted a positive number");
@@ -190,10 +192,11 @@ RqVaeConfig read_rq_vae_config(const Hdf5File& file) {
   config.codebook_dim = sizes[1];
   config.contrastive_weight = sizes[2] > 0 ? 1 : 0;
   if (sizes[2] > 0) config.contrastive_size = sizes[2];
-  const bool positive = sizes[0] > 0 && sizes[1] > 0 && sizes[2] >= 0 &&
-                        std::ranges::all_of(config.hidden_sizes, [](int64_t n) { return n > 0; });
-  MIRABELLE_CHECK_DATA(positive, file.path().string(),
-                       ": the sizes of the RQ-VAE must be positive");
+  const auto is_size = [](int64_t n) { return 0 < n && n <= kMaxSize; };
+  MIRABELLE_CHECK_DATA(is_size(sizes[0]) && is_size(sizes[1]) &&
+                           (sizes[2] == 0 || is_size(sizes[2])) &&
+                           std::ranges::all_of(config.hidden_sizes, is_size),
+                       file.path().string(), ": the sizes of the RQ-VAE must be 1 to ", kMaxSize);
   return config;
 }
 

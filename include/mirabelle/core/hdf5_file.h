@@ -11,7 +11,9 @@
 
 namespace mirabelle {
 
-/// One HDF5 file of plain arrays. All errors are kData Errors that name file and dataset.
+/// One HDF5 file of plain arrays. All errors are kData Errors that name file and dataset. What the
+/// file does not hold itself, uncompressed, is not read, so that no allocation is larger than the
+/// file. Trusts the library with the format: read no file from where programs would not be taken.
 /// HDF5 as Debian builds it serves one thread at a time per process.
 class Hdf5File {
  public:
@@ -19,7 +21,7 @@ class Hdf5File {
   static Hdf5File open(const std::filesystem::path& path);    ///< for reading
 
   const std::filesystem::path& path() const { return path_; }
-  bool contains(const std::string& name) const;
+  bool contains(const std::string& name) const;                          ///< in this file itself
   std::vector<std::string> names(const std::string& group = "/") const;  ///< sorted
   Shape shape(const std::string& name) const;
   /// Throws unless the stored element type is exactly this one.
@@ -42,6 +44,7 @@ class Hdf5File {
   template <typename T>
   std::vector<T> read(const std::string& name) const {
     const Shape extent = shape(name);
+    check_rows(name, 0, view_of(static_cast<T*>(nullptr), extent));
     std::vector<T> values(extent.num_elements());
     read_rows(name, 0, view_of(values.data(), extent));
     return values;
@@ -62,6 +65,8 @@ class Hdf5File {
   static void close_file(hid_t id) { H5Fclose(id); }
   explicit Hdf5File(std::filesystem::path path) : path_(std::move(path)) {}
   [[noreturn]] void fail(const std::string& name, const std::string& what) const;
+  bool is_for_reading() const;
+  void check_stored(const std::string& name, hid_t dataset) const;
   void check_rows(const std::string& name, int64_t begin, const TensorView& rows) const;
   void close_written(const std::string& name, hid_t dataset) const;
 
