@@ -1,17 +1,12 @@
 #include "mirabelle/data/event_log.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
-#include <chrono>
-#include <cmath>
 #include <cstring>
-#include <limits>
-#include <optional>
 #include <unordered_map>
 
 #include "catalogue_import.h"
-#include "delimited_reader.h"
+#include "event_reader.h"
 #include "external_sorter.h"
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/files.h"
@@ -22,7 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kEventsBetweenProgress = 1 << 18;
-constexpr double kMaxSeconds = 9.0e15;  // every integer up to here is a double
 
 /// Items by ID, numbered in order of first appearance.
 class ItemTable {
@@ -105,11 +99,10 @@ class EventLogImport {
         options_(options),
         output_(output),
         runs_(output.string() + ".runs"),
-        reader_(source.events, source.delimiter),
+        reader_(source),
         sorter_(runs_.path(), source.memory_bytes) {}
 
   EventLogSummary run() {
-    find_columns();
     if (!source_.items.empty()) read_item_ids();
     read_events();
     item_stays_.assign(items_.size(), true);
@@ -120,28 +113,6 @@ class EventLogImport {
   }
 
  private:
-  size_t column(const std::string& name) const {
-    const auto& header = reader_.header();
-    const auto found = std::find(header.begin(), header.end(), name);
-    std::string known;
-    for (const std::string& other : header) known += (known.empty() ? "" : ", ") + other;
-    MIRABELLE_CHECK_DATA(found != header.end(), reader_.where(), ": has no column \"", name,
-                         "\"; the header names ", known);
-    return found - header.begin();
-  }
-
-  void find_columns() {
-    user_ = column(source_.user_column);
-    item_ = column(source_.item_column);
-    time_ = column(source_.time_column);
-    for (size_t i = 0; i < reader_.header().size(); ++i) {
-      if (i != user_ && i != item_ && i != time_) other_.push_back(i);
-    }
-    is_number_.assign(other_.size(), true);
-    has_value_.assign(other_.size(), false);
-    values_.resize(other_.size());
-  }
-
   void read_item_ids() {
     read_catalogue(source_.items, [&](const CatalogueItem& item, const std::string& where) {
       MIRABELLE_CHECK_DATA(items_.find(item.id) < 0, where, ": item ", item.id,
@@ -153,39 +124,19 @@ class EventLogImport {
   int32_t item_number(std::string_view id) {
     const int32_t known = items_.find(id);
     if (known >= 0) return known;
-    MIRABELLE_CHECK_DATA(is_valid_id(id), reader_.where(),
-                         ": the item ID is empty or holds control characters");
     MIRABELLE_CHECK_DATA(source_.items.empty(), reader_.where(), ": item ", id, " is not in ",
                          source_.items.string());
     return items_.add(id);
   }
 
-  void read_values(const std::vector<std::string_view>& fields) {
-    for (size_t i = 0; i < other_.size(); ++i) {
-      values_[i] = std::numeric_limits<float>::quiet_NaN();
-      if (!is_number_[i] || fields[other_[i]].empty()) continue;
-      float value = 0;
-      is_number_[i] = parse_number(fields[other_[i]], value) && std::isfinite(value);
-      has_value_[i] = true;
-      values_[i] = value;
-    }
-  }
-
   void read_events() {
-    std::vector<std::string_view> fields;
+    LoggedEvent event;
     std::vector<char> record;
-    while (reader_.next(fields)) {
-      MIRABELLE_CHECK_DATA(is_valid_id(fields[user_]), reader_.where(),
-                           ": the user ID is empty or holds control characters");
-      double time = 0;
-      MIRABELLE_CHECK_DATA(parse_time(fields[time_], time) && 0 <= time && time <= kMaxSeconds,
-                           reader_.where(), ": time \"", fields[time_],
-                           "\", wanted seconds since 1970 or an ISO 8601 date");
-      const int32_t item = item_number(fields[item_]);
-      read_values(fields);
+    while (reader_.next(event)) {
+      const int32_t item = item_number(event.item);
       record.clear();
-      append_id(record, fields[user_]);
-      EventRecord::append(record, time, summary_.events_read, item, values_);
+      append_id(record, event.user);
+      EventRecord::append(record, event.time, summary_.events_read, item, event.values);
       sorter_.add({record.data(), record.size()});
       if (++summary_.events_read % kEventsBetweenProgress == 0 && options_.progress) {
         options_.progress(summary_.events_read, reader_.fraction_read() / 2);
@@ -193,12 +144,13 @@ class EventLogImport {
     }
     MIRABELLE_CHECK_DATA(summary_.events_read > 0, source_.events.string(),
                          ": has no events after the header");
-    for (size_t i = 0; i < other_.size(); ++i) {
-      const bool kept = is_number_[i] && has_value_[i];
-      (kept ? summary_.kept_columns : summary_.dropped_columns)
-          .push_back(reader_.header()[other_[i]]);
+    const std::vector<std::string>& names = reader_.other_columns();
+    for (size_t i = 0; i < names.size(); ++i) {
+      const bool kept = reader_.is_number(i);
+      (kept ? summary_.kept_columns : summary_.dropped_columns).push_back(names[i]);
       if (kept) kept_.push_back(i);
     }
+    values_.resize(names.size());
   }
 
   /// Calls visit(user ID bytes, its events' records) for every user.
@@ -309,66 +261,15 @@ class EventLogImport {
   const CorpusOptions& options_;
   fs::path output_;
   AtomicPath runs_;  // never committed, so removed at the end
-  DelimitedReader reader_;
+  EventReader reader_;
   ExternalSorter sorter_;
   ItemTable items_;
   std::vector<bool> item_stays_;
 
-  size_t user_ = 0, item_ = 0, time_ = 0;
-  std::vector<size_t> other_;  // all further columns of the file
-  std::vector<bool> is_number_, has_value_;
-  std::vector<size_t> kept_;  // those of the further columns that are stored
-  std::vector<float> values_;
+  std::vector<size_t> kept_;   // those of the further columns that are stored
+  std::vector<float> values_;  // of one event's further columns
   EventLogSummary summary_;
 };
-
-/// Takes `digits` decimal digits off the front of `text`.
-bool take_digits(std::string_view& text, size_t digits, int& value) {
-  value = 0;
-  for (size_t i = 0; i < digits; ++i) {
-    if (i >= text.size() || text[i] < '0' || text[i] > '9') return false;
-    value = 10 * value + (text[i] - '0');
-  }
-  text.remove_prefix(digits);
-  return true;
-}
-
-bool take(std::string_view& text, char wanted) {
-  if (text.empty() || text.front() != wanted) return false;
-  text.remove_prefix(1);
-  return true;
-}
-
-/// hh:mm[:ss[.fraction]] off the front of `text`, as seconds.
-bool take_time_of_day(std::string_view& text, double& seconds) {
-  int hour = 0, minute = 0, second = 0;
-  if (!take_digits(text, 2, hour) || !take(text, ':') || !take_digits(text, 2, minute))
-    return false;
-  double fraction = 0;
-  if (take(text, ':')) {
-    if (!take_digits(text, 2, second)) return false;
-    if (take(text, '.')) {
-      double unit = 0.1;
-      for (int digit = 0; take_digits(text, 1, digit); unit /= 10) fraction += unit * digit;
-    }
-  }
-  seconds = 3600 * hour + 60 * minute + second + fraction;
-  return hour < 24 && minute < 60 && second <= 60;  // 60: a leap second
-}
-
-/// Z, +hh:mm or -hh:mm off the front of `text`, as seconds east of UTC; nothing = UTC.
-bool take_zone(std::string_view& text, double& seconds) {
-  seconds = 0;
-  if (text.empty() || take(text, 'Z')) return true;
-  const int sign = text.front() == '+' ? 1 : text.front() == '-' ? -1 : 0;
-  text.remove_prefix(1);
-  int hour = 0, minute = 0;
-  if (sign == 0 || !take_digits(text, 2, hour)) return false;
-  take(text, ':');
-  if (!take_digits(text, 2, minute)) return false;
-  seconds = sign * (3600 * hour + 60 * minute);
-  return true;
-}
 
 }  // namespace
 
@@ -393,25 +294,6 @@ EventLogSummary import_event_log(const EventLogSource& source, const fs::path& o
   source.check();
   options.check();
   return EventLogImport(source, output, options).run();
-}
-
-bool parse_time(std::string_view text, double& seconds) {
-  if (parse_number(text, seconds)) return std::isfinite(seconds);
-  int year = 0, month = 0, day = 0;
-  if (!take_digits(text, 4, year) || !take(text, '-') || !take_digits(text, 2, month) ||
-      !take(text, '-') || !take_digits(text, 2, day)) {
-    return false;
-  }
-  const std::chrono::year_month_day date{std::chrono::year(year), std::chrono::month(month),
-                                         std::chrono::day(day)};
-  if (!date.ok()) return false;
-  double time_of_day = 0, zone = 0;
-  if (take(text, 'T') || take(text, ' ')) {
-    if (!take_time_of_day(text, time_of_day) || !take_zone(text, zone)) return false;
-  }
-  const auto days = std::chrono::sys_days(date).time_since_epoch().count();
-  seconds = 86400.0 * static_cast<double>(days) + time_of_day - zone;
-  return text.empty();
 }
 
 }  // namespace mirabelle

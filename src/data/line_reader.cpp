@@ -1,5 +1,6 @@
 #include "line_reader.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -18,7 +19,9 @@ LineReader::LineReader(std::filesystem::path path) : path_(std::move(path)) {
   std::setvbuf(file_.get(), nullptr, _IONBF, 0);  // we read in large pieces ourselves
   const auto size = std::filesystem::file_size(path_, error);
   file_bytes_ = error ? 0 : static_cast<int64_t>(size);
-  buffer_.resize(kBufferBytes);
+  // A small file is read at once, and one byte more, so that its end is seen without growing.
+  const auto whole = static_cast<size_t>(file_bytes_) + 1;
+  buffer_.resize(file_bytes_ > 0 ? std::min(whole, kBufferBytes) : kBufferBytes);
   refill();
   if (std::string_view(buffer_.data(), end_).starts_with("\xEF\xBB\xBF")) begin_ = 3;
 }
