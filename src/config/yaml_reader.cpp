@@ -1,5 +1,6 @@
 #include "mirabelle/config/yaml_reader.h"
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -7,6 +8,7 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <sstream>
 
@@ -15,6 +17,9 @@
 
 namespace mirabelle {
 namespace {
+
+/// A configuration is short. The parser keeps several hundred bytes for each byte of a hostile one.
+constexpr size_t kMaxBytes = 1 << 18;
 
 // --- where and what, for messages
 // -----------------------------------------------------------------
@@ -30,10 +35,15 @@ std::string place(const std::string& source, const YAML::Mark& mark) {
   return mark.is_null() ? source : source + ":" + std::to_string(mark.line + 1);
 }
 
+std::string shortened(const std::string& text) {
+  constexpr size_t kShownBytes = 100;
+  return text.size() <= kShownBytes ? text : text.substr(0, kShownBytes) + "...";
+}
+
 std::string describe(const YAML::Node& node) {
   switch (node.Type()) {
     case YAML::NodeType::Scalar:
-      return (node.Tag() == "!" ? "the text \"" : "\"") + node.Scalar() + "\"";
+      return (node.Tag() == "!" ? "the text \"" : "\"") + shortened(node.Scalar()) + "\"";
     case YAML::NodeType::Sequence:
       return "a list";
     case YAML::NodeType::Map:
@@ -42,6 +52,9 @@ std::string describe(const YAML::Node& node) {
       return "nothing";
   }
 }
+
+/// No name is compared with a longer one, which would take long.
+constexpr size_t kMaxNameBytes = 64;
 
 int64_t edit_distance(const std::string& a, const std::string& b) {
   std::vector<int64_t> row(b.size() + 1);  // Levenshtein distance of a's prefix to b's prefixes
@@ -96,6 +109,7 @@ bool near_enough(int64_t distance, const std::string& name) {
 /// for in every section, because keys are most often put in the wrong one.
 std::string key_suggestion(const std::string& section, const std::string& key,
                            const std::vector<ConfigSection>& sections) {
+  if (key.size() > kMaxNameBytes) return "";
   std::string best, known;
   int64_t best_distance = std::numeric_limits<int64_t>::max();
   for (const ConfigSection& candidate : sections) {
@@ -117,6 +131,9 @@ std::string key_suggestion(const std::string& section, const std::string& key,
   std::vector<std::string> names;
   for (const ConfigSection& section : sections) {
     if (!section.name.empty()) names.push_back(section.name);
+  }
+  if (name.size() > kMaxNameBytes) {
+    throw_error(ErrorKind::kUsage, where, ": there is no section ", shortened(name));
   }
   const auto nearest = std::min_element(names.begin(), names.end(), [&](auto& a, auto& b) {
     return edit_distance(name, a) < edit_distance(name, b);
@@ -274,15 +291,15 @@ const ConfigSection* section_of_key(const std::string& key,
 std::vector<Entry> entries_of(const YAML::Node& map, const std::string& source,
                               const std::string& prefix) {
   std::vector<Entry> entries;
+  std::map<std::string, std::string> places;  // where each name was given
   for (const auto& pair : map) {
     const Entry entry = {pair.first.IsScalar() ? pair.first.Scalar() : "", pair.second,
                          place(source, pair.first.Mark())};
     MIRABELLE_CHECK_USAGE(pair.first.IsScalar(), entry.where, ": a key must be a name, not ",
                           describe(pair.first));
-    for (const Entry& former : entries) {
-      MIRABELLE_CHECK_USAGE(former.name != entry.name, entry.where, ": ", prefix, entry.name,
-                            " is given a second time, first at ", former.where);
-    }
+    const auto [former, is_new] = places.emplace(entry.name, entry.where);
+    MIRABELLE_CHECK_USAGE(is_new, entry.where, ": ", prefix, shortened(entry.name),
+                          " is given a second time, first at ", former->second);
     entries.push_back(entry);
   }
   return entries;
@@ -294,16 +311,42 @@ void set_fields(const std::vector<Entry>& entries, const ConfigSection& section,
   const std::vector<std::string> known = field_names(section);
   for (const Entry& entry : entries) {
     MIRABELLE_CHECK_USAGE(std::find(known.begin(), known.end(), entry.name) != known.end(),
-                          entry.where, ": there is no key ", section.name, ".", entry.name,
+                          entry.where, ": there is no key ", section.name, ".",
+                          shortened(entry.name),
                           key_suggestion(section.name, entry.name, sections));
   }
   FieldSetter setter(section.name, entries);
   section.visit(setter);
 }
 
-std::vector<YAML::Node> load(const std::string& text, const std::string& source) {
+/// Takes a document and does nothing with it.
+class IgnoredDocument : public YAML::EventHandler {
+ public:
+  using Mark = YAML::Mark;
+  using Style = YAML::EmitterStyle::value;
+  void OnDocumentStart(const Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const Mark&, YAML::anchor_t) override {}
+  void OnAlias(const Mark&, YAML::anchor_t) override {}
+  void OnScalar(const Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const Mark&, const std::string&, YAML::anchor_t, Style) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const Mark&, const std::string&, YAML::anchor_t, Style) override {}
+  void OnMapEnd() override {}
+};
+
+/// The one document; a null node if there is none. (YAML::LoadAll never comes to an end of some
+/// texts: it finds one document after the other.)
+YAML::Node load(const std::string& text, const std::string& source) {
+  MIRABELLE_CHECK_USAGE(text.size() <= kMaxBytes, source, ": has ", text.size(),
+                        " bytes, wanted a configuration of at most ", kMaxBytes);
   try {
-    return YAML::LoadAll(text);
+    std::istringstream stream(text);
+    YAML::Parser parser(stream);
+    IgnoredDocument ignored;
+    const bool has_two = parser.HandleNextDocument(ignored) && parser.HandleNextDocument(ignored);
+    MIRABELLE_CHECK_USAGE(!has_two, source, ": holds several YAML documents, wanted one");
+    return YAML::Load(text);
   } catch (const YAML::Exception& error) {
     const bool is_file = !source.starts_with("--set ");
     throw_error(ErrorKind::kUsage, is_file ? place(source, error.mark) : source,
@@ -410,13 +453,11 @@ class FieldWriter : public ConfigFields {
 
 void read_yaml_text(const std::string& text, const std::string& source,
                     const std::vector<ConfigSection>& sections) {
-  const std::vector<YAML::Node> documents = load(text, source);
-  if (documents.empty() || (documents.size() == 1 && documents[0].IsNull())) return;
-  MIRABELLE_CHECK_USAGE(documents.size() == 1, source, ": holds ", documents.size(),
-                        " YAML documents, wanted one");
-  MIRABELLE_CHECK_USAGE(documents[0].IsMap(), place(source, documents[0].Mark()),
-                        ": wanted sections with keys and values, not ", describe(documents[0]));
-  for (const Entry& entry : entries_of(documents[0], source, "section ")) {
+  const YAML::Node document = load(text, source);
+  if (document.IsNull()) return;
+  MIRABELLE_CHECK_USAGE(document.IsMap(), place(source, document.Mark()),
+                        ": wanted sections with keys and values, not ", describe(document));
+  for (const Entry& entry : entries_of(document, source, "section ")) {
     if (const ConfigSection* outermost = section_of_key(entry.name, sections)) {
       set_fields({entry}, *outermost, sections);
       continue;
@@ -452,9 +493,8 @@ void apply_override(const std::string& assignment, const std::vector<ConfigSecti
     refuse_section(source, section_name, sections);
   }
   const std::string value = assignment.substr(equals + 1);
-  const std::vector<YAML::Node> documents = load(value.empty() ? "\"\"" : value, source);
-  MIRABELLE_CHECK_USAGE(documents.size() == 1, source, ": wanted one value");
-  set_fields({{key, documents[0], source}}, *section, sections);
+  const YAML::Node node = load(value.empty() ? "\"\"" : value, source);
+  set_fields({{key, node, source}}, *section, sections);
 }
 
 std::string to_yaml(const std::vector<ConfigSection>& sections, bool with_meanings) {
