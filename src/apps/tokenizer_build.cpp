@@ -6,6 +6,7 @@
 
 #include "mirabelle/config/command_line.h"
 #include "mirabelle/config/config.h"
+#include "mirabelle/config/preflight.h"
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/files.h"
 #include "mirabelle/core/json.h"
@@ -86,6 +87,7 @@ TokenizerFile build(const Corpus& corpus, const Config& config, const Communicat
                  omp_get_max_threads());
   }
   const DeviceCommunicator communicator(world, device, config.parallel, true);
+  checked_groups(communicator.get(), 1, device);
   Progress progress("tokenizer", world.rank() == 0), encoding("encoding", world.rank() == 0);
   const auto start = std::chrono::steady_clock::now();
   TokenizerFile tokenizer = build_tokenizer(

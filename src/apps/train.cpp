@@ -7,6 +7,7 @@
 
 #include "mirabelle/config/command_line.h"
 #include "mirabelle/config/config.h"
+#include "mirabelle/config/preflight.h"
 #include "mirabelle/core/activity.h"
 #include "mirabelle/core/logging.h"
 #include "mirabelle/core/memory_plan.h"
@@ -39,7 +40,7 @@ struct TrainingRun {
   TrainingRun(const Config& config, const Communicator& world)
       : device(choose_device(config.backend, world)),
         communicator(world, device, config.parallel, config.training.reproducible),
-        ranks(communicator.get(), config.parallel.tensor_parallel_size),
+        ranks(checked_groups(communicator.get(), config.parallel.tensor_parallel_size, device)),
         stream(device),
         corpus(config.data.corpus),
         ids(read_ids(config, corpus, world)),
@@ -85,6 +86,18 @@ struct TrainingRun {
     plan.check_fits(available, device,
                     "a lower training.micro_batch_tokens or a smaller model needs less");
     return plan;
+  }
+
+  /// Before anything is trained. Throws if the checkpoints will not fit on the disk.
+  void check_room(const Config& config) const {
+    const TrainingConfig& training = config.training;
+    const bool goes_on = training.resume && resumable_checkpoint(training.output);
+    const int64_t present = goes_on ? num_checkpoints(training.output) : 0;
+    // The newest ones, the best, and one that is being written.
+    const int64_t most = training.keep_checkpoints + 2;
+    const PlannedRun run = planned_run(config, ids, device, ranks.world().size());
+    check_checkpoint_room(ranks.world(), training.output, std::max<int64_t>(most - present, 1),
+                          checkpoint_file_bytes(run));
   }
 
   /// What initialize_weights is given: nothing if a checkpoint replaces it. Collective.
@@ -313,6 +326,7 @@ int train(int argc, char** argv, StopSignals& signals, const Communicator& world
     if (world.rank() == 0) command_line.write_result(result);
     return 0;
   }
+  run.check_room(config);
   if (config.training.fit_steps_to_wall_time && !fit_schedule(run, config)) {
     signals.ignore();
     return kExitStopped;

@@ -8,6 +8,7 @@
 #include "mirabelle/comm/parallel_context.h"
 #include "mirabelle/config/backend.h"
 #include "mirabelle/config/config.h"
+#include "mirabelle/config/preflight.h"
 #include "mirabelle/core/copy.h"
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/logging.h"
@@ -37,7 +38,7 @@ class TrainedModel {
   /// has other items. Collective.
   TrainedModel(const Config& config, Device device, const Communicator& world)
       : communicator_(world, device, config.parallel, config.training.reproducible),
-        ranks_(communicator_.get(), config.parallel.tensor_parallel_size),
+        ranks_(checked_groups(communicator_.get(), config.parallel.tensor_parallel_size, device)),
         share_(model_share(config.training, config.parallel, world.rank(), world.size())),
         stream_(device),
         available_bytes_(available_bytes(device) / ranks_on_device(device, world)),

@@ -218,6 +218,13 @@ void abort_job(int exit_status) {
   std::_Exit(exit_status);
 }
 
+std::string mpi_version() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = {};
+  int length = 0;
+  MPI_CHECK(MPI_Get_library_version(text, &length));
+  return std::string(text).substr(0, std::string(text).find(','));  // the rest is who built it
+}
+
 std::string broadcast_text(const Communicator& communicator, const std::string& text, int root) {
   const Stream host;
   int64_t bytes = static_cast<int64_t>(text.size());

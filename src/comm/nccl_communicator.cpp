@@ -305,4 +305,11 @@ std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicato
   return std::make_unique<NcclCommunicator>(std::move(host), std::move(tree_sum));
 }
 
+std::string nccl_version() {
+  int version = 0;
+  NCCL_CHECK(ncclGetVersion(&version));  // 22707 is 2.27.7
+  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
+         std::to_string(version % 100);
+}
+
 }  // namespace mirabelle

@@ -6,4 +6,6 @@ std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicato
   throw_error(ErrorKind::kOther, "this build has no NCCL");
 }
 
+std::string nccl_version() { return ""; }
+
 }  // namespace mirabelle

@@ -1,7 +1,8 @@
 #include "mirabelle/config/backend.h"
 
-#include <unistd.h>
+#include <algorithm>
 
+#include "mirabelle/config/rank_places.h"
 #include "mirabelle/core/table.h"
 #include "mirabelle/kernels/instruction_set.h"
 #include "mirabelle/kernels/reduce.h"
@@ -9,56 +10,52 @@
 namespace mirabelle {
 namespace {
 
-/// The ranks of this rank's machine: how many, and which of them this one is.
-struct LocalRanks {
-  int rank = 0, size = 0;
-};
-
-LocalRanks local_ranks(const Communicator& world) {
-  char name[256] = {};
-  gethostname(name, sizeof name - 1);
-  const std::vector<std::string> hosts = all_gather_texts(world, name);
-  LocalRanks local;
-  for (int rank = 0; rank < world.size(); ++rank) {
-    if (hosts[rank] != hosts[world.rank()]) continue;
-    local.rank += rank < world.rank();
-    ++local.size;
-  }
-  return local;
+/// "this machine", or "rank 3 on node1".
+std::string who(const std::vector<RankPlace>& places, int64_t rank) {
+  if (places.size() == 1) return "this machine";
+  return "rank " + std::to_string(rank) + " on " + places[rank].host;
 }
 
 }  // namespace
 
 Device choose_device(const BackendConfig& config, const Communicator& world) {
-  const int local = local_ranks(world).rank;
   if (config.backend == "cpu") return Device::kCpu;
   // All ranks decide alike, or they would call different collectives from here on.
-  int64_t all_have_gpus = num_cuda_devices() > 0;
-  world.all_reduce(view_of(&all_have_gpus, {1}), ReduceOp::kMin, Stream());
-  const char* who = world.size() == 1 ? "this machine has" : "the machine of some rank has";
-  MIRABELLE_CHECK_USAGE(all_have_gpus || config.backend == "auto", "backend cuda is wanted, but ",
-                        who, " no GPU that this build can use; backend=cpu runs without");
-  if (!all_have_gpus) return Device::kCpu;
-  select_cuda_device(local);
-  return Device::kCuda;
+  const std::vector<RankPlace> places = all_places(this_place(Device::kCpu), world);
+  int64_t own = num_cuda_devices() > 0;
+  std::vector<int64_t> has_gpu(world.size());
+  world.all_gather(view_of(has_gpu), view_of(&own, {1}), Stream());
+  const auto first = [&](int64_t value) {
+    return std::find(has_gpu.begin(), has_gpu.end(), value) - has_gpu.begin();
+  };
+  const int64_t with = first(1), without = first(0);
+  if (without == world.size()) {
+    select_cuda_device(static_cast<int>(local_rank(places, world.rank())));
+    return Device::kCuda;
+  }
+  MIRABELLE_CHECK_USAGE(config.backend == "auto", "backend cuda is wanted, but ",
+                        who(places, without), " has no GPU that this build can use; ",
+                        "backend=cpu runs without");
+  MIRABELLE_CHECK_USAGE(with == world.size(), who(places, without),
+                        " has no GPU that this build can use, but ", who(places, with),
+                        " has; backend=cpu lets no rank use one");
+  return Device::kCpu;
 }
 
 int ranks_on_device(Device device, const Communicator& world) {
-  const LocalRanks local = local_ranks(world);
-  if (device == Device::kCpu) return local.size;
-  const int gpus = num_cuda_devices();  // ranks take turns
-  return (local.size - local.rank % gpus + gpus - 1) / gpus;
+  return static_cast<int>(num_sharing(all_places(this_place(device), world), world.rank()));
 }
 
 DeviceCommunicator::DeviceCommunicator(const Communicator& world, Device device,
                                        const ParallelConfig& config, bool reproducible)
     : world_(world) {
   if (device == Device::kCpu) return;
-  // 1 if some rank has to share its GPU
-  int64_t shares = local_ranks(world).rank >= num_cuda_devices();
-  world.all_reduce(view_of(&shares, {1}), ReduceOp::kMax, Stream());
-  const bool use_nccl = config.communicator == "nccl" ||
-                        (config.communicator == "auto" && world.size() > 1 && shares == 0);
+  const std::string sharing = gpu_sharing(all_places(this_place(device), world));
+  MIRABELLE_CHECK_USAGE(sharing.empty() || config.communicator == "staged", sharing,
+                        "; start one for each GPU, or set parallel.communicator=staged, which "
+                        "lets them share, slowly");
+  const bool use_nccl =
+      config.communicator == "nccl" || (config.communicator == "auto" && world.size() > 1);
   std::unique_ptr<Communicator> host = world.split(0, world.rank(), world.group_name());
   own_ = use_nccl ? make_nccl_communicator(std::move(host), reproducible ? tree_sum : TreeSum())
                   : make_staged_communicator(std::move(host));

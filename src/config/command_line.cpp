@@ -7,6 +7,8 @@
 #include <new>
 #include <thread>
 
+#include "mirabelle/config/preflight.h"
+#include "mirabelle/core/activity.h"
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/files.h"
 #include "mirabelle/core/logging.h"
@@ -42,10 +44,19 @@ void print_line(const std::string& name, int rank, int size, std::string message
   std::cerr << who + ": " + message + '\n' << std::flush;
 }
 
+/// Before a configuration says how long ranks may wait for each other.
+void check_start(const Communicator& world) {
+  constexpr double kTimeoutSeconds = 120;  // a firewall may swallow the first message
+  if (world.size() == 1) return;
+  const Watchdog watchdog(kTimeoutSeconds, world.rank());
+  check_same_program(world);
+}
+
 int run_body(const std::string& name, const Communicator& world,
              const std::function<int(const Communicator&)>& body) {
   try {
     configure_logging(world.rank());
+    check_start(world);
     return body(world);
   } catch (...) {
     const Failure failure = current_failure();
@@ -135,7 +146,10 @@ std::optional<int> CommandLine::parse(int argc, char** argv, const Communicator&
     if (world.rank() == 0) print_line(name_, rank, rank == 0 ? 1 : world.size(), refusals[rank]);
     return static_cast<int>(ErrorKind::kUsage);
   }
-  if (answer.empty()) return std::nullopt;
+  if (answer.empty()) {
+    check_same_configuration(world, to_yaml(sections_, false));
+    return std::nullopt;
+  }
   if (world.rank() == 0) std::cout << answer << std::flush;
   return 0;
 }

@@ -1,5 +1,7 @@
 #include "mirabelle/core/device.h"
 
+#include <cstdio>
+
 #include "mirabelle/core/error.h"
 
 #ifdef MIRABELLE_CUDA
@@ -32,7 +34,26 @@ CudaDeviceFacts cuda_device_facts() {
   CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
   size_t free_bytes = 0, total_bytes = 0;
   CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total_bytes));
-  return {properties.name, static_cast<int64_t>(total_bytes), static_cast<int64_t>(free_bytes)};
+  std::string uuid;
+  char text[16];
+  for (const char byte : properties.uuid.bytes) {
+    std::snprintf(text, sizeof text, "%02x", static_cast<unsigned char>(byte));
+    uuid += text;
+  }
+  std::snprintf(text, sizeof text, "%04x:%02x:%02x.0", properties.pciDomainID, properties.pciBusID,
+                properties.pciDeviceID);
+  return {properties.name,
+          static_cast<int64_t>(total_bytes),
+          static_cast<int64_t>(free_bytes),
+          device,
+          uuid,
+          text};
+}
+
+std::string cuda_driver_version() {
+  int version = 0;  // 0 where there is no driver
+  if (cudaDriverGetVersion(&version) != cudaSuccess || version == 0) return "";
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
 #else
@@ -43,6 +64,7 @@ void synchronize(Device) {}
 CudaDeviceFacts cuda_device_facts() {
   throw_error(ErrorKind::kOther, "this build has no cuda backend");
 }
+std::string cuda_driver_version() { return ""; }
 
 #endif
 

@@ -308,6 +308,10 @@ std::optional<fs::path> resumable_checkpoint(const fs::path& output) {
   return is_over ? std::nullopt : newest;
 }
 
+int64_t num_checkpoints(const fs::path& output) {
+  return static_cast<int64_t>(list_checkpoints(output).size());
+}
+
 fs::path find_checkpoint(const fs::path& path) {
   MIRABELLE_CHECK_USAGE(!path.empty(),
                         "evaluation.checkpoint must name a checkpoint or a training output");

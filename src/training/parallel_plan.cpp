@@ -335,6 +335,10 @@ int64_t checkpoint_bytes(const PlannedRun& run) {
   return kCheckpointElementBytes * partition_of(run, sketch(run), 0).num_owned();
 }
 
+int64_t checkpoint_file_bytes(const PlannedRun& run) {
+  return kCheckpointElementBytes * sketch(run).layout().num_model_parameters();
+}
+
 ParallelPlan plan_training(const PlannedRun& run, const std::vector<int64_t>& part_tokens,
                            int64_t rank) {
   const Transformer model = sketch(run, rank);

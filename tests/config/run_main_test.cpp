@@ -128,6 +128,22 @@ TEST_F(RunMainTest, AConfigurationThatOneRankCannotReadEndsAll) {
   EXPECT_EQ(outcome.own_lines(), (Lines{"plum: rank 1: /nowhere.yaml: no such file"}));
 }
 
+TEST_F(RunMainTest, AConfigurationThatIsAnotherOnOneRankEndsAll) {
+  const std::string program = RUN_MAIN_PROGRAM;
+  const Outcome outcome =
+      shell("OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 timeout 60 " MPIEXEC
+            " --oversubscribe --bind-to none -n 2 " +
+            program + " : -n 1 " + program + " --set orchard.num_trees=13");
+  EXPECT_EQ(outcome.exit_status, 2);
+  ASSERT_EQ(outcome.own_lines().size(), 1u) << outcome.err;
+  const std::string line = outcome.own_lines().front();
+  EXPECT_EQ(line.find("plum: rank 0: rank 2 on "), 0u) << line;
+  EXPECT_NE(line.find(" has another configuration than rank 0: 'num_trees: 13', there "
+                      "'num_trees: 12'; copy the same file to every host"),
+            std::string::npos)
+      << line;
+}
+
 TEST_F(RunMainTest, OnlyRankZeroAnswersHelpAndVersion) {
   EXPECT_EQ(run("--version").out, "plum " MIRABELLE_VERSION "\n");
   EXPECT_EQ(run_on(3, "--version").out, "plum " MIRABELLE_VERSION "\n");

@@ -15,3 +15,12 @@ mirabelle_test(fault_test SOURCES config/fault_test.cpp LIBS mirabelle_core)
 add_dependencies(fault_test fault_program)
 target_compile_definitions(fault_test PRIVATE
   FAULT_PROGRAM="$<TARGET_FILE:fault_program>" MPIEXEC="${MPIEXEC_EXECUTABLE}")
+
+mirabelle_test(rank_places_test SOURCES config/rank_places_test.cpp LIBS mirabelle_config)
+add_executable(preflight_program ${CMAKE_CURRENT_LIST_DIR}/preflight_program.cpp)
+target_link_libraries(preflight_program PRIVATE mirabelle_config)
+mirabelle_test(preflight_test SOURCES config/preflight_test.cpp LIBS mirabelle_config)
+add_dependencies(preflight_test preflight_program)
+target_compile_definitions(preflight_test PRIVATE
+  PREFLIGHT_PROGRAM="$<TARGET_FILE:preflight_program>" MPIEXEC="${MPIEXEC_EXECUTABLE}"
+  PREFLIGHT_LIBRARIES="${CMAKE_LIBRARY_OUTPUT_DIRECTORY}")  # copies of it do not know

@@ -132,6 +132,11 @@ class MpiSession {
 /// that no peer waits in a collective for ever. With one rank it only exits.
 [[noreturn]] void abort_job(int exit_status);
 
+/// "Open MPI v4.1.4", of the library that is loaded.
+std::string mpi_version();
+/// "2.27.7", of the library that is loaded; "" in a build without NCCL.
+std::string nccl_version();
+
 // Small host-side messages, over any communicator whose tensors may be host memory.
 
 /// The same text on every rank: root's.

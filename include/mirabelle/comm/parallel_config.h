@@ -27,8 +27,8 @@ struct ParallelConfig {
                  "the optimizer's state, 2 also the gradients");
     fields.field(
         "communicator", communicator,
-        "of GPU memory: nccl (a GPU for every rank), staged through the host by MPI (ranks "
-        "may share a GPU), or auto: nccl where there are enough GPUs");
+        "of GPU memory: nccl (a GPU for every rank), staged through the host by MPI (slower; ranks "
+        "may share a GPU), or auto: nccl if there is more than one rank");
     fields.field("gradient_bucket_mib", gradient_bucket_mib,
                  "gradients are reduced over the data-parallel ranks in pieces of this size, while "
                  "the backward pass runs");

@@ -23,9 +23,10 @@ struct BackendConfig {
   }
 };
 
-/// The device that all ranks work on: with auto, GPUs only if every rank can use one. On a machine
-/// with several GPUs its ranks take turns. Throws
-/// a kUsage Error if cuda is asked for and there is no GPU. Collective.
+/// The device that all ranks work on: with auto, GPUs if every rank can use one, the CPU if none
+/// can. A rank takes the GPU of its number among the ranks of its machine, or the only one that the
+/// launcher lets it see. Throws a kUsage Error if cuda is asked for and some rank has no GPU, or
+/// with auto if only some have. Collective.
 Device choose_device(const BackendConfig& config, const Communicator& world);
 
 /// How many ranks have the device of this rank: all of its machine, or those on the same GPU.
@@ -34,7 +35,8 @@ int ranks_on_device(Device device, const Communicator& world);
 
 /// What moves tensors of this device between the ranks: `world` itself, or for a GPU a communicator
 /// that can reach its memory, as parallel.communicator says; `reproducible`: sums of floating
-/// numbers are the same bits over every transport. Collective.
+/// numbers are the same bits over every transport. Throws a kUsage Error if ranks share a GPU and
+/// parallel.communicator is not `staged`. Collective.
 class DeviceCommunicator {
  public:
   DeviceCommunicator(const Communicator& world, Device device, const ParallelConfig& config,

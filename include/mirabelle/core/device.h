@@ -21,11 +21,17 @@ void select_cuda_device(int local_rank);
 /// Waits for all work on the device.
 void synchronize(Device device);
 
-/// The name and memory of the chosen GPU, for logs.
+/// The chosen GPU.
 struct CudaDeviceFacts {
   std::string name;
   int64_t total_bytes = 0, free_bytes = 0;
+  int64_t index = 0;        ///< among those that this process can use
+  std::string uuid;         ///< in hexadecimal; no other GPU has it
+  std::string pci_address;  ///< as /sys/bus/pci/devices names it
 };
 CudaDeviceFacts cuda_device_facts();
+
+/// The newest CUDA that the driver knows: "13.0"; "" in a build without CUDA or without a driver.
+std::string cuda_driver_version();
 
 }  // namespace mirabelle

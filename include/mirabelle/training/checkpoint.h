@@ -125,7 +125,9 @@ class CheckpointWriter {
 
 /// The newest checkpoint of a training output, if there is any.
 std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& output);
-/// The same of a run that is not over: one that is has a finished checkpoint and summary.json.
+/// How many a training output has.
+int64_t num_checkpoints(const std::filesystem::path& output);
+/// The newest of a run that is not over: one that is has a finished checkpoint and summary.json.
 std::optional<std::filesystem::path> resumable_checkpoint(const std::filesystem::path& output);
 /// `path` itself if it is a checkpoint; of a training output the best one, or the newest if none
 /// was validated. Throws a kUsage Error if there is none.

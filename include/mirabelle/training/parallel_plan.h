@@ -37,6 +37,8 @@ MemoryPlan plan_memory(const PlannedRun& run);
 
 /// Host memory of a rank for the checkpoint that is being written; CPU ranks need it besides.
 int64_t checkpoint_bytes(const PlannedRun& run);
+/// What a checkpoint takes on the disk, but for the tokenizer and headers.
+int64_t checkpoint_file_bytes(const PlannedRun& run);
 
 /// What a collective runs beside.
 enum class Overlap {
