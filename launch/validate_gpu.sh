@@ -88,7 +88,7 @@ build_tokenizer() { # build_tokenizer NAME RANKS BACKEND: its report goes to $ou
   logged "tokenizer.$1" mpirun "$2" "$bin/mirabelle-tokenizer-build" \
     --config "$root/configs/synthetic/semantic_ids.yaml" --set "backend=$3" \
     --set "data.corpus=$output/corpus" --set "tokenizer.file=$output/tokenizer.check.h5" \
-    --json "$output/tokenizer.$1.json"
+    --set parallel.communicator=staged --json "$output/tokenizer.$1.json"
 }
 last_error() { # of the last level, in the report of build NAME
   grep -o '"relative_error": *[0-9.e-]*' "$output/tokenizer.$1.json" | tail -n 1 | grep -o '[0-9.e-]*$'
