@@ -24,7 +24,7 @@ add_test(NAME count_traffic
 set_tests_properties(count_traffic PROPERTIES LABELS mpi PROCESSORS 4 TIMEOUT 120
                      SKIP_RETURN_CODE 77 ENVIRONMENT OMP_NUM_THREADS=1)
 foreach(script data_tools/compare_predictions data_tools/recompute_metrics launch/experiment
-        launch/reproduce launch/search launch/ablate_tokenizer)
+        launch/reproduce launch/search launch/ablate_tokenizer launch/mpirun)
   get_filename_component(name ${script} NAME)
   add_test(NAME ${name}_test
            COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/${script}_test.py)
