@@ -83,6 +83,14 @@ def catches(pid, number):
     return not mask or int(mask[1], 16) >> (number - 1) & 1 == 1
 
 
+def children(pid):
+    """IDs of the processes that it has started."""
+    try:
+        return map(int, pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    except OSError:
+        return []  # has ended
+
+
 class Job:
     """mirabelle-train on a layout, with its output in a log."""
 
@@ -104,10 +112,10 @@ class Job:
 
     def ranks(self):
         """Process IDs by rank; waits until all are there."""
-        children = pathlib.Path(f"/proc/{self.mpirun.pid}/task/{self.mpirun.pid}/children")
         found = {}
         while self.is_running() and len(found) < self.layout.num_ranks:
-            for pid in map(int, children.read_text().split()):
+            # mpirun.sh starts mpirun, and that the ranks
+            for pid in [rank for mpirun in children(self.mpirun.pid) for rank in children(mpirun)]:
                 try:
                     environment = pathlib.Path(f"/proc/{pid}/environ").read_bytes()
                 except OSError:
