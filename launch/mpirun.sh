@@ -6,6 +6,7 @@
 #
 # SIGTERM and SIGUSR1 become SIGUSR1 on every rank: mirabelle-train then writes a checkpoint and ends
 # with status 75, start me again. (mpirun itself would kill the ranks a second after SIGTERM.)
+# If a host is lost, mpirun would wait for it for ever: it is ended when all others have gone.
 set -euo pipefail
 usage() {
   echo "usage: launch/mpirun.sh [--hosts FILE] N PROGRAM [ARGUMENT...]" >&2
@@ -17,7 +18,8 @@ if [[ ${1:-} == --hosts ]]; then
   [[ $# -ge 2 && -r $2 ]] || usage
   hosts=$(grep -cE '^[[:space:]]*[^#[:space:]]' "$2") || usage
   # The other hosts must find programs and libraries as this one does.
-  flags+=(--hostfile "$2" -x PATH -x OMP_NUM_THREADS ${LD_LIBRARY_PATH:+-x LD_LIBRARY_PATH})
+  # Sessions that stay attached tell which hosts have ended.
+  flags+=(--hostfile "$2" --leave-session-attached -x PATH -x OMP_NUM_THREADS ${LD_LIBRARY_PATH:+-x LD_LIBRARY_PATH})
   shift 2
 fi
 [[ $# -ge 2 && $1 =~ ^[1-9][0-9]*$ ]] || usage
@@ -43,5 +45,23 @@ fi
 mpirun "${flags[@]}" "$@" <&0 &
 job=$!
 trap 'kill -USR1 $job 2> /dev/null' TERM USR1
+
+# Ends mpirun when some of what it has started, ranks and sessions, has gone and some stays on.
+end_without_lost_hosts() {
+  local now most=0 seconds=0
+  while kill -0 $job 2> /dev/null; do
+    now=$(wc -w 2> /dev/null < "/proc/$job/task/$job/children" || echo 0)
+    ((most >= now)) || most=$now
+    seconds=$((now > 0 && now < most ? seconds + 1 : 0))
+    if ((seconds == 20)); then
+      echo "mpirun.sh: a part of the job has ended, a host does not answer: ending without it" >&2
+      kill -KILL $job
+    fi
+    sleep 1 > /dev/null 2>&1 # holds no pipe of a caller's open
+  done
+}
+end_without_lost_hosts &
+trap "kill $! 2> /dev/null" EXIT
+
 while kill -0 $job 2> /dev/null; do wait $job || true; done # a signal ends the wait, not the job
 wait $job

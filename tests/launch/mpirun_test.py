@@ -14,6 +14,7 @@ echo "OMP_NUM_THREADS=$OMP_NUM_THREADS $*" > arguments
 [[ $* != *read* ]] || cat > input
 [[ $* != *fail* ]] || exit 3
 while [[ $* == *wait* ]]; do sleep 0.05; done
+[[ $* != *lose* ]] || { sleep 2 & sleep 60 > /dev/null 2>&1 & wait; }
 """
 
 
@@ -59,7 +60,7 @@ class MpirunTest(unittest.TestCase):
     def test_hosts_share_the_ranks(self):
         (self.folder / "hosts").write_text("# ours\nnode1 slots=2\n\n  node2 slots=2\n")
         line = self.arguments("--hosts", "hosts", "4", "program", cores=4)
-        self.assertRegex(line, "^OMP_NUM_THREADS=2 -q --use-hwthread-cpus --hostfile hosts -x PATH -x OMP_NUM_THREADS "
+        self.assertRegex(line, "^OMP_NUM_THREADS=2 -q --use-hwthread-cpus --hostfile hosts --leave-session-attached -x PATH -x OMP_NUM_THREADS "
                                "-n 4 --bind-to .* program$")
         line = self.arguments("--hosts", "hosts", "5", "program", cores=6,
                               environment={"LD_LIBRARY_PATH": "/libraries"})
@@ -95,6 +96,14 @@ class MpirunTest(unittest.TestCase):
             self.assertIsNone(job.poll())  # waits for what they do about it
             job.send_signal(second)
             self.assertEqual(job.wait(20), 75)
+
+    def test_ends_without_a_host_that_is_lost(self):
+        start = time.monotonic()
+        job = self.start("2", "lose", stderr=subprocess.PIPE, text=True)
+        said = job.communicate(timeout=60)[1]
+        self.assertEqual(job.returncode, 128 + signal.SIGKILL)
+        self.assertIn("mpirun.sh: a part of the job has ended, a host does not answer", said)
+        self.assertGreater(time.monotonic() - start, 20)
 
     def wait_for(self, condition):
         end = time.monotonic() + 20
