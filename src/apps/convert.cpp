@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iostream>
+#include <numeric>
 
 #include "mirabelle/config/command_line.h"
 #include "mirabelle/config/config.h"
@@ -12,7 +13,9 @@
 #include "mirabelle/core/files.h"
 #include "mirabelle/core/progress.h"
 #include "mirabelle/core/table.h"
+#include "mirabelle/data/npy.h"
 #include "mirabelle/evaluation/beam_search.h"
+#include "mirabelle/model/transformer.h"
 #include "mirabelle/training/checkpoint.h"
 
 namespace mirabelle {
@@ -41,6 +44,10 @@ constexpr const char* kImportHelp =
 constexpr const char* kDiffHelp =
     "Compares two models, checkpoints or of Hugging Face, tensor by tensor: the largest difference "
     "and how many elements differ. Where one has more tokens, only those that both have.";
+constexpr const char* kLogitsHelp =
+    "Computes a model's logits for one sequence, float32 on the CPU, to compare other programs "
+    "that "
+    "serve it with: a .npy file [tokens of the sequence, vocab_size].";
 
 /// A model on disk, of either format.
 struct StoredModel {
@@ -344,12 +351,58 @@ std::pair<json, int> diff(const DiffArguments& arguments) {
           fails ? 1 : 0};
 }
 
+struct LogitsArguments {
+  std::string model, output;
+  std::vector<int32_t> tokens;
+};
+
+void add_logits_options(CLI::App& command, LogitsArguments& to) {
+  command
+      .add_option("MODEL", to.model, "A checkpoint, a training output or a folder of Hugging Face")
+      ->required();
+  command.add_option("FILE", to.output, "The .npy file to write")->required();
+  command.add_option("--tokens", to.tokens, "The sequence, as numbers: 0,17,300")
+      ->delimiter(',')
+      ->required();
+}
+
+json logits(const LogitsArguments& arguments) {
+  const StoredModel stored = open_model(arguments.model);
+  const SemanticIds& ids = stored.tokenizer.ids;
+  const auto num_tokens = static_cast<int64_t>(arguments.tokens.size());
+  for (const int32_t token : arguments.tokens) {
+    MIRABELLE_CHECK_USAGE(0 <= token && token < ids.vocab_size(), "--tokens: ", token,
+                          " is not one of the ", ids.vocab_size(), " tokens");
+  }
+  Transformer model(stored.model, ids.vocab_size(), ids.padded_vocab_size(), DType::kFloat32,
+                    {num_tokens, num_tokens, /*training=*/false});
+  const auto ranges = ids.token_ranges();
+  const RemappedVocabulary padded(*stored.source, map_vocabulary(ranges, ranges), 0);
+  read_share(model.weights(), model.layout(), padded);
+  padded.verify();
+  std::vector<int32_t> positions(num_tokens);
+  std::iota(positions.begin(), positions.end(), 0);
+  const std::vector<int32_t> none(num_tokens, -1), sequences(num_tokens, 0);
+  const std::vector<int32_t> offsets = {0, static_cast<int32_t>(num_tokens)};
+  const TensorView hidden =
+      model.forward({view_of(arguments.tokens), view_of(none), view_of(positions),
+                     view_of(sequences), view_of(offsets)},
+                    Stream());
+  std::vector<float> values(num_tokens * ids.vocab_size());
+  model.logits(view_of(values.data(), {num_tokens, ids.vocab_size()}), hidden, {}, Stream());
+  write_npy(arguments.output, values.data(), num_tokens, ids.vocab_size());
+  std::cout << arguments.output << ": logits of " << num_tokens << " x "
+            << format_count(ids.vocab_size()) << " tokens\n";
+  return {{"output", arguments.output}, {"model", stored.path.string()}, {"tokens", num_tokens}};
+}
+
 int run(int argc, char** argv, const Communicator& self) {
   CommandLine command_line("mirabelle-convert", kSummary, kExamples);
   CLI::App& app = command_line.app();
   ExportArguments to_export;
   ImportArguments to_import;
   DiffArguments to_compare;
+  LogitsArguments to_compute;
   std::string to_inspect;
   CLI::App& export_command = *app.add_subcommand("export", kExportHelp);
   add_export_options(export_command, to_export);
@@ -363,10 +416,13 @@ int run(int argc, char** argv, const Communicator& self) {
       ->required();
   CLI::App& diff_command = *app.add_subcommand("diff", kDiffHelp);
   add_diff_options(diff_command, to_compare);
+  CLI::App& logits_command = *app.add_subcommand("logits", kLogitsHelp);
+  add_logits_options(logits_command, to_compute);
   app.require_subcommand(0, 1);
   if (const auto status = command_line.parse(argc, argv, self)) return *status;
-  MIRABELLE_CHECK_USAGE(!app.get_subcommands().empty(),
-                        "wanted export, import, inspect or diff (see mirabelle-convert --help)");
+  MIRABELLE_CHECK_USAGE(
+      !app.get_subcommands().empty(),
+      "wanted export, import, inspect, diff or logits (see mirabelle-convert --help)");
   int exit_status = 0;
   json result;
   if (export_command.parsed()) {
@@ -375,6 +431,8 @@ int run(int argc, char** argv, const Communicator& self) {
     result = import_model(to_import);
   } else if (inspect_command.parsed()) {
     result = inspect(to_inspect);
+  } else if (logits_command.parsed()) {
+    result = logits(to_compute);
   } else {
     std::tie(result, exit_status) = diff(to_compare);
   }

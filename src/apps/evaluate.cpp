@@ -9,6 +9,7 @@
 #include "mirabelle/core/table.h"
 #include "mirabelle/evaluation/evaluator.h"
 #include "mirabelle/evaluation/html_report.h"
+#include "mirabelle/tokenizer/tokenizer_report.h"
 #include "trained_model.h"
 
 namespace {

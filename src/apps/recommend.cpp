@@ -9,6 +9,7 @@
 #include "mirabelle/evaluation/html_report.h"
 #include "mirabelle/evaluation/predictions.h"
 #include "mirabelle/evaluation/user_histories.h"
+#include "recommend_lines.h"
 #include "trained_model.h"
 
 namespace {
@@ -19,16 +20,21 @@ using nlohmann::json;
 constexpr int64_t kShownUsers = 3;
 
 constexpr const char* kSummary =
-    "Recommends the next items of users, after their whole histories. The configuration is the "
-    "checkpoint's own; --config and --set are laid over it.";
+    "Recommends the next items of users, after their whole histories: of users of the corpus, or "
+    "of "
+    "JSON lines on standard input. The configuration is the checkpoint's own; --config and --set "
+    "are "
+    "laid over it. With --output an interrupted run goes on where it was when it is started again.";
 constexpr const char* kExamples =
     "mirabelle-recommend --set evaluation.checkpoint=run/train --user 17 --user 23\n"
-    "mpirun -n 2 mirabelle-recommend --set evaluation.checkpoint=run/train --output top10.jsonl";
+    "mpirun -n 2 mirabelle-recommend --set evaluation.checkpoint=run/train --output top10.jsonl\n"
+    "mirabelle-recommend --set evaluation.checkpoint=run/train --stdin < users.jsonl > top10.jsonl";
 
 struct Arguments {
   std::vector<std::string> users;
   std::string output;
   int64_t count = 10;
+  bool reads_stdin = false;
 };
 
 void add_options(CommandLine& command_line, Arguments& to) {
@@ -39,6 +45,12 @@ void add_options(CommandLine& command_line, Arguments& to) {
       ->take_all()
       ->expected(1)
       ->allow_extra_args(false);
+  app.add_flag(
+         "--stdin", to.reads_stdin,
+         "Read users from standard input, JSON lines {\"user\": anything, \"items\": [ID, ...]} "
+         "with histories of the catalogue's items, oldest first; without --output the answers "
+         "go to standard output, in the same order")
+      ->excludes("--user");
   app.add_option("--count", to.count, "Items for each user")->capture_default_str();
   app.add_option("--output", to.output,
                  "Write JSON lines {\"user\", \"items\", \"scores\"}, ordered by user")
@@ -80,6 +92,83 @@ void print_users(const Corpus& corpus, const Queries& asked, const RankedLists& 
   }
 }
 
+/// What the lines of an output follow from, whatever the layout.
+std::string describe_run(const Config& config, const Arguments& arguments,
+                         const TrainedModel& model, const std::vector<int64_t>& users) {
+  Config described = config;
+  described.backend = {};
+  described.parallel = {};
+  json named = json::array();
+  for (const std::string& user : arguments.users) named.push_back(user);
+  return json{{"checkpoint", model.folder().string()},
+              {"step", read_training_state(model.folder()).step},
+              {"config", to_yaml(described)},
+              {"count", arguments.count},
+              {"users", users.size()},
+              {"named", named}}
+      .dump();
+}
+
+/// Of the corpus: those that are named or all, ascending.
+std::vector<int64_t> chosen_users(const Corpus& corpus, const Arguments& arguments,
+                                  const EvaluationConfig& evaluation) {
+  std::vector<int64_t> users = arguments.users.empty()
+                                   ? select_users(corpus, evaluation.max_users, evaluation.seed)
+                                   : find_users(corpus, arguments.users);
+  std::sort(users.begin(), users.end());
+  users.erase(std::unique(users.begin(), users.end()), users.end());
+  return users;
+}
+
+/// Every data-parallel rank ranks the items of its blocks of users; the ranks of a tensor-parallel
+/// group do so together. Collective.
+void write_users(TrainedModel& model, const Config& config, const Arguments& arguments,
+                 std::vector<int64_t> users, const Communicator& world) {
+  const EvaluationConfig& evaluation = config.evaluation;
+  const ParallelContext& ranks = model.ranks();
+  const auto num_users = static_cast<int64_t>(users.size());
+  const std::vector<int64_t> done =
+      recover_predictions(arguments.output, describe_run(config, arguments, model, users), world);
+  std::erase_if(users, [&](int64_t user) { return std::ranges::binary_search(done, user); });
+  if (!done.empty() && world.rank() == 0) {
+    spdlog::info("{} of {} users were done before", done.size(), num_users);
+  }
+  std::optional<PredictionWriter> writer;
+  if (ranks.tensor().rank() == 0) {
+    writer.emplace(arguments.output, model.corpus(), PredictionWriter::Targets::kUnknown,
+                   ranks.data(), /*resumable=*/true);
+  }
+  const Recommender recommender = model.recommender();
+  Progress progress("recommend", world.rank() == 0);
+  const auto num_left = static_cast<int64_t>(users.size());
+  for_each_block_of_rank(num_left, evaluation.batch_users, ranks.data().rank(), ranks.data().size(),
+                         [&](int64_t begin, int64_t end) {
+                           const auto block = std::span(users).subspan(begin, end - begin);
+                           const Queries asked(model.corpus(), block, evaluation.exclude_history);
+                           const RankedLists lists = recommender(asked.queries);
+                           for (int64_t i = 0; writer && i < end - begin; ++i) {
+                             const size_t size =
+                                 std::min<size_t>(lists.list(i).size(), arguments.count);
+                             writer->add(block[i], asked.ids[i], {}, lists.list(i).first(size),
+                                         lists.list_scores(i).first(size));
+                           }
+                           progress.update(num_users - num_left + end, num_users);
+                         });
+  if (writer) writer->finish();
+}
+
+/// Of the corpus, on the terminal: all users that were named, else a few.
+void show_users(TrainedModel& model, const Config& config, const Arguments& arguments,
+                const std::vector<int64_t>& users, const Communicator& world) {
+  if (model.ranks().data().rank() != 0) return;
+  const auto num_users = static_cast<int64_t>(users.size());
+  const int64_t num_shown = arguments.users.empty() ? std::min(kShownUsers, num_users) : num_users;
+  const Queries asked(model.corpus(), std::span(users).first(num_shown),
+                      config.evaluation.exclude_history);
+  const RankedLists lists = model.recommender()(asked.queries);
+  if (world.rank() == 0) print_users(model.corpus(), asked, lists, arguments.count);
+}
+
 int recommend(int argc, char** argv, const Communicator& world) {
   Config config;
   Arguments arguments;
@@ -95,46 +184,18 @@ int recommend(int argc, char** argv, const Communicator& world) {
 
   const Device device = choose_device(config.backend, world);
   TrainedModel model(config, device, world);
-  const Corpus& corpus = model.corpus();
-  const Recommender recommender = model.recommender();
-  const ParallelContext& ranks = model.ranks();
-  std::vector<int64_t> users = arguments.users.empty()
-                                   ? select_users(corpus, evaluation.max_users, evaluation.seed)
-                                   : find_users(corpus, arguments.users);
-  std::sort(users.begin(), users.end());
-  users.erase(std::unique(users.begin(), users.end()), users.end());
-  const auto num_users = static_cast<int64_t>(users.size());
-
-  if (!arguments.output.empty()) {
-    std::optional<PredictionWriter> writer;
-    if (ranks.tensor().rank() == 0) {
-      writer.emplace(arguments.output, corpus, PredictionWriter::Targets::kUnknown, ranks.data());
-    }
-    Progress progress("recommend", world.rank() == 0);
-    for_each_block_of_rank(num_users, evaluation.batch_users, ranks.data().rank(),
-                           ranks.data().size(), [&](int64_t begin, int64_t end) {
-                             const auto block = std::span(users).subspan(begin, end - begin);
-                             const Queries asked(corpus, block, evaluation.exclude_history);
-                             const RankedLists lists = recommender(asked.queries);
-                             for (int64_t i = 0; writer && i < end - begin; ++i) {
-                               const size_t size =
-                                   std::min<size_t>(lists.list(i).size(), arguments.count);
-                               writer->add(block[i], asked.ids[i], {}, lists.list(i).first(size),
-                                           lists.list_scores(i).first(size));
-                             }
-                             progress.update(end, num_users);
-                           });
-    if (writer) writer->finish();
+  int64_t num_users = 0;
+  if (arguments.reads_stdin) {
+    num_users = recommend_lines(model, config, {std::cin, arguments.output, arguments.count});
+  } else {
+    const std::vector<int64_t> users = chosen_users(model.corpus(), arguments, evaluation);
+    num_users = static_cast<int64_t>(users.size());
+    if (!arguments.output.empty()) write_users(model, config, arguments, users, world);
+    show_users(model, config, arguments, users, world);
   }
-  if (ranks.data().rank() != 0) return 0;
-  // On the terminal: all users that were named, else a few.
-  const int64_t num_shown = arguments.users.empty() ? std::min(kShownUsers, num_users) : num_users;
-  const Queries asked(corpus, std::span(users).first(num_shown), evaluation.exclude_history);
-  const RankedLists lists = recommender(asked.queries);
   if (world.rank() != 0) return 0;
-  print_users(corpus, asked, lists, arguments.count);
   command_line.write_result({{"users", num_users},
-                             {"items", corpus.num_items()},
+                             {"items", model.corpus().num_items()},
                              {"count", arguments.count},
                              {"output", arguments.output},
                              {"checkpoint", model.folder().string()},

@@ -8,6 +8,7 @@
 #include "mirabelle/config/command_line.h"
 #include "mirabelle/config/config.h"
 #include "mirabelle/config/preflight.h"
+#include "mirabelle/convert/initial_weights.h"
 #include "mirabelle/core/activity.h"
 #include "mirabelle/core/logging.h"
 #include "mirabelle/core/memory_plan.h"
@@ -91,8 +92,8 @@ struct TrainingRun {
   /// Before anything is trained. Throws if the checkpoints will not fit on the disk.
   void check_room(const Config& config) const {
     const TrainingConfig& training = config.training;
-    const bool goes_on = training.resume && resumable_checkpoint(training.output);
-    const int64_t present = goes_on ? num_checkpoints(training.output) : 0;
+    const bool may_go_on = training.resume && resumable_checkpoint(training.output);
+    const int64_t present = may_go_on ? num_checkpoints(training.output) : 0;
     // The newest ones, the best, and one that is being written.
     const int64_t most = training.keep_checkpoints + 2;
     const PlannedRun run = planned_run(config, ids, device, ranks.world().size());
@@ -100,20 +101,35 @@ struct TrainingRun {
                           checkpoint_file_bytes(run));
   }
 
-  /// What initialize_weights is given: nothing if a checkpoint replaces it. Collective.
-  static std::vector<float> token_rows(const Config& config, const Corpus& corpus,
-                                       const Communicator& world) {
-    if (config.training.initial_embedding == "random") return {};
+  /// Whether a checkpoint of the output replaces the first weights. Collective.
+  static bool goes_on(const Config& config, const Communicator& world) {
     const bool may_go_on = config.training.resume && world.rank() == 0;
     int64_t goes_on = may_go_on && resumable_checkpoint(config.training.output) ? 1 : 0;
     world.broadcast(view_of(&goes_on, {1}), 0, Stream());
-    if (goes_on) return {};
+    return goes_on != 0;
+  }
+
+  /// What initialize_weights is given. Collective.
+  static std::vector<float> token_rows(const Config& config, const Corpus& corpus,
+                                       const Communicator& world) {
+    if (config.training.initial_embedding == "random" || goes_on(config, world)) return {};
     const std::string& file = config.tokenizer.file;
     const TokenizerFile tokenizer = read_tokenizer_file(file);
     const Config built = config_from_yaml(tokenizer.config, file);
     const TokenizerRecipe recipe{built.tokenizer, built.rq_vae, built.co_occurrence, {}};
     return code_embedding(corpus, tokenizer, recipe, config.model.hidden_size, config.training.seed,
                           world);
+  }
+
+  /// The weights of training.init_from, if there is any and the run begins. Collective.
+  void take_initial_weights(const Config& config) {
+    const Communicator& world = ranks.world();
+    if (config.training.init_from.empty() || goes_on(config, world)) return;
+    const Buffer values({model.layout().num_elements()}, DType::kFloat32);
+    read_initial_weights(values.view(), model.layout(), config.training.init_from,
+                         config.tokenizer.file, config.training.seed, world);
+    trainer.set_weights(values.view());
+    if (world.rank() == 0) spdlog::info("begin with the weights of {}", config.training.init_from);
   }
 
   static BatchLoader::Options loader_options(const Config& config) {
@@ -327,6 +343,7 @@ int train(int argc, char** argv, StopSignals& signals, const Communicator& world
     return 0;
   }
   run.check_room(config);
+  run.take_initial_weights(config);
   if (config.training.fit_steps_to_wall_time && !fit_schedule(run, config)) {
     signals.ignore();
     return kExitStopped;

@@ -20,6 +20,10 @@ void TrainingConfig::visit(ConfigFields& fields) {
   fields.field("dtype", dtype,
                "of weights and activations: float32, or bfloat16 with float32 master "
                "weights, sums and gradients");
+  fields.field(
+      "init_from", init_from,
+      "weights to begin with, and a fresh optimizer: a checkpoint, a training output, or a "
+      "folder of Hugging Face; tokenizer.file may know more items than theirs");
   fields.field("initial_embedding", initial_embedding,
                "rows of the codes before training: random, or features: projections of what the "
                "tokenizer knows of the items that carry a code, so that like codes start alike");
@@ -99,6 +103,9 @@ void TrainingConfig::check() const {
   MIRABELLE_CHECK_USAGE(initial_embedding == "random" || initial_embedding == "features",
                         "training.initial_embedding must be random or features, not '",
                         initial_embedding, "'");
+  MIRABELLE_CHECK_USAGE(init_from.empty() || initial_embedding == "random",
+                        "training.initial_embedding features is for models that begin anew, "
+                        "training.init_from gives weights");
   MIRABELLE_CHECK_USAGE(optimizer == "adamw" || optimizer == "muon",
                         "training.optimizer must be adamw or muon, not '", optimizer, "'");
   MIRABELLE_CHECK_USAGE(

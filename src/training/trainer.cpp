@@ -75,7 +75,11 @@ Trainer::Trainer(const TrainingConfig& config, const ParallelConfig& parallel, T
   const Buffer values({model.layout().num_elements()}, wide(model.dtype()));
   initialize_weights(values.view(), model.layout(), model.config(), model.vocab_size(), config.seed,
                      token_rows);
-  optimizer_.set_weights(model.weights(), values.view(), stream_);
+  set_weights(values.view());
+}
+
+void Trainer::set_weights(const TensorView& values) {
+  optimizer_.set_weights(model_.weights(), values, stream_);
 }
 
 Transformer::Limits Trainer::model_limits(const TrainingConfig& config,

@@ -6,6 +6,8 @@ mirabelle_test(evaluate_test SOURCES apps/evaluate_test.cpp LIBS mirabelle_confi
                APPS mirabelle-evaluate)
 mirabelle_test(recommend_test SOURCES apps/recommend_test.cpp LIBS mirabelle_config
                APPS mirabelle-recommend)
+mirabelle_test(convert_program_test SOURCES apps/convert_program_test.cpp LIBS mirabelle_config mirabelle_convert
+               APPS mirabelle-convert mirabelle-recommend)
 mirabelle_test(train_test SOURCES apps/train_test.cpp LIBS mirabelle_core
                APPS mirabelle-data mirabelle-tokenizer-build mirabelle-train mirabelle-evaluate)
 mirabelle_test(stop_test SOURCES apps/stop_test.cpp LIBS mirabelle_core

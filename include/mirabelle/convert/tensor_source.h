@@ -44,9 +44,10 @@ class TensorSource {
 /// the files that it names; or one .safetensors file. Throws a kData Error if that is not so.
 std::unique_ptr<TensorSource> open_hugging_face_tensors(const std::filesystem::path& path);
 
-/// The weights of a checkpoint of any layout. Its files are being compared with their checksums in
-/// the background.
-std::unique_ptr<TensorSource> open_checkpoint_tensors(const std::filesystem::path& folder);
+/// The weights of a checkpoint of any layout. If it `verifies`, files are being compared with their
+/// checksums in the background.
+std::unique_ptr<TensorSource> open_checkpoint_tensors(const std::filesystem::path& folder,
+                                                      bool verifies = true);
 
 /// Calls body(begin, rows): all rows of a tensor, some megabytes at a time.
 template <typename Body>

@@ -17,13 +17,15 @@ namespace mirabelle {
 ///   {"user": 17, "target": 4, "items": [..], "scores": [..]}
 ///
 /// "targets": [..] stands in the place of "target" if a user has several or none, and neither if
-/// the writer is for recommendations. Each rank writes a file beside the target; finish() merges
-/// them, so nothing is held in memory, and the file appears whole or not at all.
+/// the writer is for recommendations. Each rank writes a file beside the target, PATH.rankR;
+/// finish() merges them, so nothing is held in memory, and the file appears whole or not at all.
 class PredictionWriter {
  public:
   enum class Targets { kWritten, kUnknown };
+  /// A `resumable` writer leaves what was written if it does not come to finish(), for
+  /// recover_predictions(), which must have been called before.
   PredictionWriter(const std::filesystem::path& path, const Corpus& corpus, Targets targets,
-                   const Communicator& communicator);
+                   const Communicator& communicator, bool resumable = false);
   ~PredictionWriter();
   PredictionWriter(const PredictionWriter&) = delete;
   PredictionWriter& operator=(const PredictionWriter&) = delete;
@@ -44,7 +46,14 @@ class PredictionWriter {
   Targets targets_;
   const Communicator& communicator_;
   std::vector<std::string> item_ids_;  // as JSON
+  bool resumable_;
   std::ofstream part_;
 };
+
+/// The users, ascending, whose lines an interrupted run has left beside `path`, on any number of
+/// ranks. `run` describes what the lines follow from; what a run of another description has left is
+/// removed. Collective over `world`, with the same result on all ranks.
+std::vector<int64_t> recover_predictions(const std::filesystem::path& path, const std::string& run,
+                                         const Communicator& world);
 
 }  // namespace mirabelle

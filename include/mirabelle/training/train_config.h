@@ -18,6 +18,7 @@ struct TrainingConfig {
   bool fit_steps_to_wall_time = false;
   int64_t seed = 0;
   std::string dtype = "float32";
+  std::string init_from;
   std::string initial_embedding = "random";
   bool cuda_graph = true;
   bool reproducible = false;

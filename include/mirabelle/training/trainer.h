@@ -47,6 +47,10 @@ class Trainer {
           BatchLoader& loader, const ParallelContext& ranks, Validate validate,
           std::filesystem::path tokenizer_file, std::span<const float> token_rows = {});
 
+  /// Takes other first weights than the random ones: this rank's share, [layout.num_elements()] in
+  /// the wide dtype. Before run(), which forgets them where it goes on from a checkpoint.
+  void set_weights(const TensorView& values);
+
   /// The limits of a model that is going to be trained so. level_bounds: see LossOptions; may be
   /// empty if no option of the loss needs levels. Throws a kUsage Error that names the field if
   /// sizes do not fit together.
