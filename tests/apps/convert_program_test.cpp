@@ -142,7 +142,7 @@ TEST_F(ConvertProgramTest, RefusesWhatItCannotDo) {
   expect_refused("export train corpus", 2, "corpus: exists, wanted a new folder");
   expect_refused("export train hf --dtype float64", 2, "float64");
   expect_refused("export train hf --max-file-gib 0", 2, "--max-file-gib");
-  expect_refused("import corpus x", 2, "corpus: neither");
+  expect_refused("import corpus x", 3, "not a checkpoint's manifest");
   EXPECT_FALSE(exists("hf"));
   EXPECT_FALSE(exists("x"));
 }
