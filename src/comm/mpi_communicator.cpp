@@ -33,7 +33,9 @@ void for_each_piece(const TensorView& x, int64_t max_elements, Body&& body) {
 void free_communicator(MPI_Comm communicator) {
   int finalized = 0;
   MPI_Finalized(&finalized);
-  if (!finalized && std::uncaught_exceptions() == 0) MPI_Comm_free(&communicator);
+  if (finalized || std::uncaught_exceptions() > 0) return;
+  const Activity activity("MPI_Comm_free", "same");
+  MPI_Comm_free(&communicator);
 }
 using CommHandle = UniqueHandle<MPI_Comm, free_communicator>;
 
@@ -188,6 +190,7 @@ bool mpi_is_running() {
 
 std::unique_ptr<Communicator> make_mpi_communicator(int64_t max_message_elements) {
   MIRABELLE_CHECK(mpi_is_running(), "make_mpi_communicator wants a living MpiSession");
+  const Activity activity("MPI_Comm_dup", "world");
   MPI_Comm duplicate = MPI_COMM_NULL;
   MPI_CHECK(MPI_Comm_dup(MPI_COMM_WORLD, &duplicate));
   return std::make_unique<MpiCommunicator>(CommHandle(duplicate), "world", max_message_elements,
@@ -199,6 +202,7 @@ MpiSession::MpiSession(int* argc, char*** argv) {
   MPI_Initialized(&initialized);
   MIRABELLE_CHECK(!initialized, "a process makes only one MpiSession");
   // FUNNELED: OpenMP threads compute, the main thread alone calls MPI
+  const Activity activity("MPI_Init", "world");
   MPI_CHECK(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
   MPI_CHECK(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
   MIRABELLE_CHECK(provided >= MPI_THREAD_FUNNELED,
@@ -207,7 +211,9 @@ MpiSession::MpiSession(int* argc, char*** argv) {
 
 MpiSession::~MpiSession() {
   // MPI_Finalize waits for the other ranks; when an exception ends this one they may never come
-  if (std::uncaught_exceptions() == 0 && mpi_is_running()) MPI_Finalize();
+  if (std::uncaught_exceptions() > 0 || !mpi_is_running()) return;
+  const Activity activity("MPI_Finalize", "world");
+  MPI_Finalize();
 }
 
 void abort_job(int exit_status) {

@@ -16,6 +16,9 @@
 namespace mirabelle {
 namespace {
 
+/// Of MPI_Init: a host may have to load the program first.
+constexpr double kStartTimeoutSeconds = 600;
+
 struct Failure {
   int exit_status;
   std::string message;
@@ -161,9 +164,13 @@ void CommandLine::write_result(const nlohmann::json& result) const {
 int run_main(int argc, char** argv, const std::string& name,
              const std::function<int(const Communicator&)>& body) {
   try {
+    const Watchdog watchdog(kStartTimeoutSeconds, -1);
     const MpiSession session(&argc, &argv);
     const std::unique_ptr<Communicator> world = make_mpi_communicator();
-    return run_body(name, *world, body);
+    return run_body(name, *world, [&](const Communicator& all) {
+      const Watchdog any_wait(0, all.rank());  // unless the program limits it
+      return body(all);
+    });
   } catch (...) {
     const Failure failure = current_failure();
     print_line(name, 0, 1, failure.message);

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <ctime>
 #include <mutex>
+#include <utility>
 
 #include "mirabelle/core/error.h"
 
@@ -49,7 +50,9 @@ struct Board {
   std::atomic<int> depth{0};
   std::atomic<int64_t> num_activities{0};
   std::atomic<int64_t> step{-1};
-  std::atomic<int> rank{-1};  // not known before there is a Watchdog
+  std::atomic<int> rank{-1};               // not known before there is a Watchdog
+  std::atomic<double> timeout_seconds{0};  // of the newest Watchdog
+  std::atomic<int> num_watchdogs{0};
   static_assert(std::atomic<int64_t>::is_always_lock_free);
 };
 constinit Board board;
@@ -85,6 +88,12 @@ class Line {
 
 int known_depth() { return std::min(board.depth.load(std::memory_order_acquire), kMaxDepth); }
 
+/// Adds "rank 1: " if it is known.
+void add_rank(Line& line) {
+  const int rank = board.rank;
+  if (rank >= 0) line << "rank " << rank << ": ";
+}
+
 /// Adds "operation of the G group".
 void add_wait(Line& line, const Entry& wait) {
   line << wait.what << " of the " << wait.group << " group";
@@ -112,10 +121,9 @@ constinit std::atomic_flag is_ending;
 /// leaves the others time for their lines.
 constexpr timespec kTimeForOthers = {0, 500'000'000};
 
-/// Begins "rank 1: SIGTERM".
+/// Adds "rank 1: SIGTERM".
 void add_signal(Line& line, const char* before, int signal) {
-  const int rank = board.rank;
-  if (rank >= 0) line << "rank " << rank << ": ";
+  add_rank(line);
   line << before << (signal == SIGTERM ? "SIGTERM" : "SIGUSR1");
   add_activities(line, " while in ");
 }
@@ -174,7 +182,8 @@ const Entry* current_wait() {
   char seconds[32];
   std::snprintf(seconds, sizeof seconds, "%g", timeout_seconds);
   Line line;
-  line << "rank " << board.rank << ": waited " << seconds << " s in ";
+  add_rank(line);
+  line << "waited " << seconds << " s in ";
   add_wait(line, wait);
   const int64_t step = board.step;
   if (step >= 0) line << " at step " << step;
@@ -183,21 +192,40 @@ const Entry* current_wait() {
   ::_exit(1);
 }
 
-void watch(const std::stop_token& stop, double timeout_seconds) {
-  const double interval = std::min(1.0, timeout_seconds / 10);
+/// Work that takes so long may still be alive: a file system, or a computation that is just large.
+void report_long_work(double seconds) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", seconds);
+  Line line;
+  add_rank(line);
+  line << "has been for " << text << " s in ";
+  add_activities(line, "");
+  line.print();
+}
+
+void watch(const std::stop_token& stop, int number_of_watchdog) {
   std::mutex mutex;
   std::condition_variable_any wake;
   std::unique_lock lock(mutex);
-  int64_t number = 0;
-  double waited = 0;
-  while (!wake.wait_for(lock, stop, std::chrono::duration<double>(interval),
-                        [&] { return stop.stop_requested(); })) {
-    const Entry* const wait = current_wait();
-    const int64_t current = wait ? wait->number.load() : 0;
-    waited = wait && current == number ? waited + interval : 0;
+  int64_t number = 0;  // of the innermost activity,
+  double seconds = 0;  // in which the process has been for so long
+  while (true) {
+    const double timeout = board.timeout_seconds;
+    const double interval = timeout > 0 ? std::min(1.0, timeout / 10) : 1.0;
+    if (wake.wait_for(lock, stop, std::chrono::duration<double>(interval),
+                      [&] { return stop.stop_requested(); })) {
+      return;
+    }
+    if (board.num_watchdogs != number_of_watchdog) continue;  // a newer one watches
+    const int depth = known_depth();
+    const int64_t current = depth > 0 ? board.entries[depth - 1].number.load() : 0;
+    const double before =
+        std::exchange(seconds, depth > 0 && current == number ? seconds + interval : 0);
     number = current;
-    const bool is_in_vain = wait && waited >= timeout_seconds;
-    if (is_in_vain && !is_ending.test_and_set()) end_process(*wait, timeout_seconds);
+    if (timeout == 0 || seconds < timeout) continue;
+    const Entry* const wait = current_wait();
+    if (wait && !is_ending.test_and_set()) end_process(*wait, timeout);
+    if (!wait && before < timeout) report_long_work(timeout);
   }
 }
 
@@ -228,12 +256,12 @@ Watchdog::Watchdog(double timeout_seconds, int rank) {
                   timeout_seconds);
   board.rank = rank;
   if (!has_stop_signals) previous_ = set_handler(SIGTERM, end_by_signal);
-  if (timeout_seconds > 0) {
-    thread_ = std::jthread([=](const std::stop_token& stop) { watch(stop, timeout_seconds); });
-  }
+  board.timeout_seconds = timeout_seconds;
+  thread_ = std::jthread(watch, ++board.num_watchdogs);
 }
 
 Watchdog::~Watchdog() {
+  --board.num_watchdogs;
   if (!has_stop_signals) ::sigaction(SIGTERM, &previous_, nullptr);
 }
 

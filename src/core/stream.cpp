@@ -3,6 +3,7 @@
 #include "mirabelle/core/error.h"
 
 #ifdef MIRABELLE_CUDA
+#include "mirabelle/core/activity.h"
 #include "mirabelle/core/cuda_check.h"
 #endif
 
@@ -20,7 +21,10 @@ Stream::Stream(Device device, bool reproducible) : device_(device), reproducible
 void Stream::destroy(CUstream_st* stream) { cudaStreamDestroy(stream); }
 
 void Stream::synchronize() const {
-  if (cuda_) CUDA_CHECK(cudaStreamSynchronize(cuda_.get()));
+  if (!cuda_) return;
+  const Activity wait("synchronize",
+                      "GPU");  // collectives of other ranks may be a part of its work
+  CUDA_CHECK(cudaStreamSynchronize(cuda_.get()));
 }
 
 void Event::record(const Stream& stream) {
@@ -38,7 +42,9 @@ void Event::hold(const Stream& stream) const {
 }
 
 void Event::synchronize() const {
-  if (cuda_) CUDA_CHECK(cudaEventSynchronize(cuda_.get()));
+  if (!cuda_) return;
+  const Activity wait("synchronize", "GPU");
+  CUDA_CHECK(cudaEventSynchronize(cuda_.get()));
 }
 
 bool Event::is_reached() const {

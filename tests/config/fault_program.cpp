@@ -1,5 +1,5 @@
 // A job of four ranks, two for each copy of a model, of which one breaks as it is told in step 3,
-// for fault_test.cpp:  fault_program HOW RANK TIMEOUT_SECONDS
+// or at the end, for fault_test.cpp:  fault_program HOW RANK TIMEOUT_SECONDS
 #include <unistd.h>
 
 #include <csignal>
@@ -41,6 +41,7 @@ int main(int argc, char** argv) {
       set_current_step(step);
       run_step(parallel, argv[1], step == 3 && world.rank() == std::stoi(argv[2]));
     }
+    if (std::string(argv[1]) == "stall-at-end" && world.rank() == std::stoi(argv[2])) fail("stall");
     return 0;
   });
 }

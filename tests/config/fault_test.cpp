@@ -85,5 +85,12 @@ TEST_F(FaultTest, ARankThatStallsEndsTheJobAfterTheTimeout) {
       << outcome.output;
 }
 
+TEST_F(FaultTest, ARankThatStallsAtTheEndEndsTheJobToo) {
+  const Outcome outcome = run("stall-at-end 1 4");
+  EXPECT_NE(outcome.exit_status, 0);
+  EXPECT_LT(outcome.seconds, 14);
+  EXPECT_TRUE(outcome.says(": waited 4 s in MPI_")) << outcome.output;
+}
+
 }  // namespace
 }  // namespace mirabelle

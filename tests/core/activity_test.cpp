@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <memory>
+
 #include "support/errors.h"
 
 namespace mirabelle {
@@ -101,7 +103,50 @@ TEST_F(WatchdogTest, LeavesWorkAndManyShortWaitsAlone) {
     }
     ::_exit(7);
   };
-  EXPECT_EXIT(work(), ::testing::ExitedWithCode(7), "^$");
+  EXPECT_EXIT(work(), ::testing::ExitedWithCode(7), "^rank 3: has been for 0.5 s in forward\n$");
+}
+
+TEST_F(WatchdogTest, ReportsLongWorkOnce) {
+  const auto work = [] {
+    const Watchdog watchdog(0.2, 3);
+    set_current_step(123);
+    {
+      const Activity activity("checkpoint");
+      sleep_milliseconds(1500);
+    }
+    ::_exit(7);
+  };
+  EXPECT_EXIT(work(), ::testing::ExitedWithCode(7),
+              "^rank 3: has been for 0.2 s in step 123, checkpoint\n$");
+}
+
+TEST_F(WatchdogTest, OneWithinAnotherHasTheLastWord) {
+  const auto stall = [](double outer, double inner, bool after) {
+    const Watchdog start(outer, -1);
+    auto watchdog = std::make_unique<Watchdog>(inner, 3);
+    if (after) watchdog.reset();
+    {
+      const Activity wait("MPI_Finalize", "world");
+      sleep_milliseconds(1500);
+    }
+    ::_exit(7);
+  };
+  const char* const line = "^rank 3: waited 0.3 s in MPI_Finalize of the world group; a rank";
+  EXPECT_EXIT(stall(60, 0.3, false), ::testing::ExitedWithCode(1), line);
+  EXPECT_EXIT(stall(60, 0.3, true), ::testing::ExitedWithCode(1), line);
+  EXPECT_EXIT(stall(0.3, 60, false), ::testing::ExitedWithCode(7), "^$");
+  EXPECT_EXIT(stall(0.3, 0, false), ::testing::ExitedWithCode(7), "^$");
+}
+
+TEST_F(WatchdogTest, KnowsNoRankAtTheStart) {
+  const auto stall = [] {
+    const Watchdog watchdog(0.2, -1);
+    const Activity wait("MPI_Init", "world");
+    sleep_milliseconds(20000);
+    ::_exit(0);
+  };
+  EXPECT_EXIT(stall(), ::testing::ExitedWithCode(1),
+              "^waited 0.2 s in MPI_Init of the world group");
 }
 
 TEST_F(WatchdogTest, WithoutATimeoutWaitsForEver) {

@@ -36,14 +36,19 @@ std::string current_activity();
 ///   rank 3: waited 60 s in all_reduce of the data-parallel group at step 123; a rank of it is ...
 ///   rank 1: ended by SIGTERM while in step 123, forward
 ///
+/// Work of its own that takes as long it only reports, once, since it may be alive:
+///
+///   rank 0: has been for 60 s in step 123, checkpoint
+///
 /// The exit status of the first is 1. The second ends half a second after its line. Where there are
 /// StopSignals, SIGTERM is theirs.
 ///
-/// One per process, on a thread of its own. Time in which the whole process is suspended does not
-/// count.
+/// On a thread of its own. Time in which the whole process is suspended does not count. A program
+/// may make one before it knows its timeout, and another within, whose timeout counts from then on,
+/// also when it has gone.
 class Watchdog {
  public:
-  /// Of a single wait; 0: any is fine.
+  /// Of a single wait; 0: any is fine. A negative rank is not known yet.
   Watchdog(double timeout_seconds, int rank);
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;
