@@ -12,11 +12,7 @@ void adamw_update(const TensorView& parameter, const TensorView& master, const T
   check_wide("exp_avg", exp_avg, parameter.shape, parameter);
   check_wide("exp_avg_sq", exp_avg_sq, parameter.shape, parameter);
   check_wide("grad", grad, parameter.shape, parameter);
-  if (grad_squares) {
-    TensorView like = parameter;
-    like.dtype = DType::kFloat64;
-    check_operand("grad_squares", grad_squares, {1}, like);
-  }
+  check_grad_squares(grad_squares, parameter);
   MIRABELLE_CHECK(step.step >= 1, "AdamW counts its steps from 1, not ", step.step);
   MIRABELLE_CHECK(step.beta1 >= 0 && step.beta1 < 1 && step.beta2 >= 0 && step.beta2 < 1,
                   "AdamW wants beta1 and beta2 in [0, 1), not ", step.beta1, " and ", step.beta2);

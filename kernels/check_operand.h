@@ -33,6 +33,14 @@ inline void check_parameter(const TensorView& parameter, const TensorView& maste
   if (master) check_wide("master", master, parameter.shape, parameter);
 }
 
+/// What clips gradients; may be absent.
+inline void check_grad_squares(const TensorView& grad_squares, const TensorView& like) {
+  if (!grad_squares) return;
+  TensorView sum_like = like;
+  sum_like.dtype = DType::kFloat64;
+  check_operand("grad_squares", grad_squares, {1}, sum_like);
+}
+
 /// As check_operand, for index tensors, which are int32 whatever the others are.
 inline void check_indices(const char* name, const TensorView& tensor, const Shape& shape,
                           const TensorView& like) {

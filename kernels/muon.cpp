@@ -15,11 +15,7 @@ void muon_momentum(const TensorView& direction, const TensorView& exp_avg, const
   MIRABELLE_CHECK(grad.shape.rank() == 1, "grad has shape ", grad.shape, ", wanted [n]");
   check_operand("direction", direction, grad.shape, grad);
   check_operand("exp_avg", exp_avg, grad.shape, grad);
-  if (grad_squares) {
-    TensorView like = grad;
-    like.dtype = DType::kFloat64;
-    check_operand("grad_squares", grad_squares, {1}, like);
-  }
+  check_grad_squares(grad_squares, grad);
   MIRABELLE_CHECK(step.momentum >= 0 && step.momentum < 1, "Muon wants a momentum in [0, 1), not ",
                   step.momentum);
   dispatch<float>(grad.device, grad.dtype, [&]<Device D, typename W>() {
@@ -71,12 +67,16 @@ double muon_scale(int64_t rows, int64_t columns) {
 }
 
 void muon_update(const TensorView& parameter, const TensorView& master, const TensorView& direction,
-                 double scale, const MuonStep& step, const Stream& stream) {
+                 const TensorView& grad_squares, double scale, const MuonStep& step,
+                 const Stream& stream) {
   check_parameter(parameter, master);
   check_wide("direction", direction, parameter.shape, parameter);
+  check_grad_squares(grad_squares, parameter);
   dispatch(parameter.device, parameter.dtype, [&]<Device D, typename T>() {
     backend::muon_update<D, T>(parameter.as<T>(), master ? master.as<Wide<T>>() : nullptr,
-                               direction.as<Wide<T>>(), parameter.shape[0], scale, step, stream);
+                               direction.as<Wide<T>>(),
+                               grad_squares ? grad_squares.as<double>() : nullptr,
+                               parameter.shape[0], scale, step, stream);
   });
 }
 

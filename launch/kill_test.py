@@ -189,7 +189,7 @@ class Test:
             if "stopped_by" in line:
                 continue
             for part in (line, line.get("validation", {})):
-                for key in ("seconds", "tokens_per_second"):
+                for key in ("seconds", "tokens_per_second", "phase_seconds", "memory"):
                     part.pop(key, None)
             lines.append(line)
         return lines

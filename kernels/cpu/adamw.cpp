@@ -13,6 +13,7 @@ template <Device D, typename T>
 void adamw_update(T* parameter, Wide<T>* master, Wide<T>* exp_avg, Wide<T>* exp_avg_sq,
                   const Wide<T>* grad, const double* grad_squares, int64_t n, const AdamWStep& step,
                   const Stream&) {
+  if (!is_good_norm(grad_squares, step.max_good_norm)) return;
   using W = Wide<T>;
   constexpr bool kHasMaster = !std::is_same_v<T, W>;
   W* weight;  // what is updated

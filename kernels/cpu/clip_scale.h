@@ -10,4 +10,9 @@ inline double clip_scale(const double* grad_squares, double max_grad_norm) {
   return norm > max_grad_norm ? max_grad_norm / norm : 1;
 }
 
+/// Whether gradients of this sum of squares (null: any) are used at all.
+inline bool is_good_norm(const double* grad_squares, double max_good_norm) {
+  return !grad_squares || std::sqrt(*grad_squares) <= max_good_norm;  // false for NaN
+}
+
 }  // namespace mirabelle::backend

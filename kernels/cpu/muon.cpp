@@ -27,6 +27,10 @@ void for_each_element(int64_t n, Body body) {
 template <Device D, typename W>
 void muon_momentum(W* direction, W* exp_avg, const W* grad, const double* grad_squares, int64_t n,
                    const MuonStep& step, const Stream&) {
+  if (!is_good_norm(grad_squares, step.max_good_norm)) {
+    std::fill_n(direction, n, W(0));
+    return;
+  }
   const W momentum = static_cast<W>(step.momentum);
   const W grad_scale = static_cast<W>(clip_scale(grad_squares, step.max_grad_norm));
   for_each_element(n, [=](int64_t i) {
@@ -56,8 +60,10 @@ void quadratic(W* square, const W* gram, int64_t count, int64_t k, double a, dou
 }
 
 template <Device D, typename T>
-void muon_update(T* parameter, Wide<T>* master, const Wide<T>* direction, int64_t n, double scale,
-                 const MuonStep& step, const Stream&) {
+void muon_update(T* parameter, Wide<T>* master, const Wide<T>* direction,
+                 const double* grad_squares, int64_t n, double scale, const MuonStep& step,
+                 const Stream&) {
+  if (!is_good_norm(grad_squares, step.max_good_norm)) return;
   using W = Wide<T>;
   const W step_size = static_cast<W>(step.learning_rate * scale);
   const W decay = static_cast<W>(step.learning_rate * step.weight_decay);
@@ -80,9 +86,9 @@ void muon_update(T* parameter, Wide<T>* master, const Wide<T>* direction, int64_
 INSTANTIATE_WIDE(float)
 INSTANTIATE_WIDE(double)
 #undef INSTANTIATE_WIDE
-#define INSTANTIATE(T)                                                                      \
-  template void muon_update<Device::kCpu, T>(T*, Wide<T>*, const Wide<T>*, int64_t, double, \
-                                             const MuonStep&, const Stream&);
+#define INSTANTIATE(T)                                                                             \
+  template void muon_update<Device::kCpu, T>(T*, Wide<T>*, const Wide<T>*, const double*, int64_t, \
+                                             double, const MuonStep&, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(BFloat16)

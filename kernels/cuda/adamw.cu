@@ -13,6 +13,7 @@ constexpr int kThreads = 256;
 struct Factors {
   float beta1, one_minus_beta1, beta2, one_minus_beta2;
   float step_size, inverse_correction2, epsilon, decay, max_grad_norm;
+  double max_good_norm;
 };
 
 template <bool kAligned, typename T>
@@ -20,7 +21,7 @@ __global__ void __launch_bounds__(kThreads)
     adamw_kernel(T* parameter, float* master, float* exp_avg, float* exp_avg_sq, const float* grad,
                  const double* grad_squares, int64_t n, Factors f) {
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kVector;
-  if (first >= n) return;
+  if (first >= n || !is_good_norm(grad_squares, f.max_good_norm)) return;
   const float grad_scale = clip_scale(grad_squares, f.max_grad_norm);
   Vector x =
       master ? load_vector<kAligned>(master, first, n) : load_vector<kAligned>(parameter, first, n);
@@ -57,7 +58,8 @@ void adamw_update(T* parameter, Wide<T>* master, Wide<T>* exp_avg, Wide<T>* exp_
                            static_cast<float>(1 / correction2),
                            static_cast<float>(step.epsilon),
                            static_cast<float>(step.learning_rate * step.weight_decay),
-                           static_cast<float>(step.max_grad_norm)};
+                           static_cast<float>(step.max_grad_norm),
+                           step.max_good_norm};
   split_by_alignment(
       n, {parameter, master, exp_avg, exp_avg_sq, grad},
       [&]<bool kAligned>(int64_t begin, int64_t end) {

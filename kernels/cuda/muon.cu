@@ -15,9 +15,13 @@ constexpr int kMaxBlocks = 64;  // of one matrix
 template <bool kAligned>
 __global__ void __launch_bounds__(kThreads)
     momentum_kernel(float* direction, float* exp_avg, const float* grad, const double* grad_squares,
-                    int64_t n, float momentum, float max_grad_norm) {
+                    int64_t n, float momentum, float max_grad_norm, double max_good_norm) {
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kVector;
   if (first >= n) return;
+  if (!is_good_norm(grad_squares, max_good_norm)) {
+    store_vector<kAligned>(direction, first, n, Vector{});
+    return;
+  }
   const float grad_scale = clip_scale(grad_squares, max_grad_norm);
   Vector m = load_vector<kAligned>(exp_avg, first, n);
   const Vector g = load_vector<kAligned>(grad, first, n);
@@ -34,10 +38,10 @@ __global__ void __launch_bounds__(kThreads)
 
 template <bool kAligned, typename T>
 __global__ void __launch_bounds__(kThreads)
-    update_kernel(T* parameter, float* master, const float* direction, int64_t n, float step_size,
-                  float decay) {
+    update_kernel(T* parameter, float* master, const float* direction, const double* grad_squares,
+                  int64_t n, float step_size, float decay, double max_good_norm) {
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kVector;
-  if (first >= n) return;
+  if (first >= n || !is_good_norm(grad_squares, max_good_norm)) return;
   Vector x =
       master ? load_vector<kAligned>(master, first, n) : load_vector<kAligned>(parameter, first, n);
   const Vector u = load_vector<kAligned>(direction, first, n);
@@ -96,7 +100,8 @@ void muon_momentum(W* direction, W* exp_avg, const W* grad, const double* grad_s
     const int64_t num_vectors = ceil_div(end - begin, kVector);
     momentum_kernel<kAligned><<<ceil_div(num_vectors, kThreads), kThreads, 0, stream.cuda()>>>(
         direction + begin, exp_avg + begin, grad + begin, grad_squares, end - begin,
-        static_cast<float>(step.momentum), static_cast<float>(step.max_grad_norm));
+        static_cast<float>(step.momentum), static_cast<float>(step.max_grad_norm),
+        step.max_good_norm);
     CUDA_CHECK(cudaGetLastError());
   });
 }
@@ -125,16 +130,17 @@ void quadratic(W* square, const W* gram, int64_t count, int64_t k, double a, dou
 }
 
 template <Device D, typename T>
-void muon_update(T* parameter, Wide<T>* master, const Wide<T>* direction, int64_t n, double scale,
-                 const MuonStep& step, const Stream& stream) {
+void muon_update(T* parameter, Wide<T>* master, const Wide<T>* direction,
+                 const double* grad_squares, int64_t n, double scale, const MuonStep& step,
+                 const Stream& stream) {
   const auto step_size = static_cast<float>(step.learning_rate * scale);
   const auto decay = static_cast<float>(step.learning_rate * step.weight_decay);
   split_by_alignment(
       n, {parameter, master, direction}, [&]<bool kAligned>(int64_t begin, int64_t end) {
         const int64_t num_vectors = ceil_div(end - begin, kVector);
         update_kernel<kAligned><<<ceil_div(num_vectors, kThreads), kThreads, 0, stream.cuda()>>>(
-            parameter + begin, master ? master + begin : nullptr, direction + begin, end - begin,
-            step_size, decay);
+            parameter + begin, master ? master + begin : nullptr, direction + begin, grad_squares,
+            end - begin, step_size, decay, step.max_good_norm);
         CUDA_CHECK(cudaGetLastError());
       });
 }
@@ -144,9 +150,9 @@ template void muon_momentum<Device::kCuda>(float*, float*, const float*, const d
 template void normalise_rows<Device::kCuda>(float*, const float*, int64_t, int64_t, const Stream&);
 template void quadratic<Device::kCuda>(float*, const float*, int64_t, int64_t, double, double,
                                        double, const Stream&);
-#define INSTANTIATE(T)                                                                   \
-  template void muon_update<Device::kCuda, T>(T*, float*, const float*, int64_t, double, \
-                                              const MuonStep&, const Stream&);
+#define INSTANTIATE(T)                                                                          \
+  template void muon_update<Device::kCuda, T>(T*, float*, const float*, const double*, int64_t, \
+                                              double, const MuonStep&, const Stream&);
 INSTANTIATE(float)
 INSTANTIATE(BFloat16)
 #undef INSTANTIATE

@@ -37,6 +37,12 @@ json to_json(const TrainingState& state) {
       {"best_step", state.best_step},
       {"validations_since_best", state.validations_since_best},
       {"prefix_weights", state.prefix_weights},
+      {"good_steps", state.good_steps},
+      {"mean_grad_norm", state.mean_grad_norm},
+      {"skipped_steps", state.skipped_steps},
+      {"bad_steps", state.bad_steps},
+      {"bad_steps_in_row", state.bad_steps_in_row},
+      {"rollbacks", state.rollbacks},
       {"validation_is_owed", state.validation_is_owed},
       {"finished", state.finished},
       {"optimizer", state.optimizer}};
@@ -62,11 +68,22 @@ TrainingState state_from_json(const json& state, const std::string& where) {
   get(state, "validations_since_best", result.validations_since_best);
   get(state, "finished", result.finished);
   // older checkpoints of this version do not have these
-  result.prefix_weights = json_field_or<std::vector<double>>(state, "prefix_weights", where, {});
-  result.validation_is_owed = json_field_or(state, "validation_is_owed", where, false);
-  result.optimizer = json_field_or(state, "optimizer", where, result.optimizer);
-  for (const int64_t count : {result.step, result.tokens, result.cursor.epoch, result.cursor.block,
-                              result.cursor.part, result.validations_since_best}) {
+  const auto get_or = [&]<typename T>(const char* key, T& value) {
+    value = json_field_or<T>(state, key, where, value);
+  };
+  get_or("prefix_weights", result.prefix_weights);
+  get_or("good_steps", result.good_steps);
+  get_or("mean_grad_norm", result.mean_grad_norm);
+  get_or("skipped_steps", result.skipped_steps);
+  get_or("bad_steps", result.bad_steps);
+  get_or("bad_steps_in_row", result.bad_steps_in_row);
+  get_or("rollbacks", result.rollbacks);
+  get_or("validation_is_owed", result.validation_is_owed);
+  get_or("optimizer", result.optimizer);
+  for (const int64_t count :
+       {result.step, result.tokens, result.cursor.epoch, result.cursor.block, result.cursor.part,
+        result.validations_since_best, result.good_steps, result.skipped_steps, result.bad_steps,
+        result.bad_steps_in_row, result.rollbacks}) {
     MIRABELLE_CHECK_DATA(count >= 0, where, ": holds the count ", count, ", wanted at least 0");
   }
   return result;
@@ -262,9 +279,12 @@ bool CheckpointWriter::is_written() const {
 /// In the background, so without communication: this rank's files, and the SHA-256 of each as JSON.
 std::string CheckpointWriter::write_files(const fs::path& folder,
                                           const std::string& config_text) const {
+  const CheckpointTensors values = {weights_.view(), exp_avg_.view(), exp_avg_sq_.view()};
+  const std::string bad = find_not_finite(tensors_, values);
+  MIRABELLE_CHECK(bad.empty(), folder.string(), ": rank ", world_.rank(), " has a value in ", bad,
+                  " that is not finite, so there is no such checkpoint");
   std::vector<std::string> names{tensor_file_name(world_.rank(), world_.size())};
-  write_tensor_file(folder / names[0], tensors_,
-                    {weights_.view(), exp_avg_.view(), exp_avg_sq_.view()});
+  write_tensor_file(folder / names[0], tensors_, values);
   if (world_.rank() == 0) {
     std::error_code error;
     fs::copy_file(tokenizer_file_, folder / kTokenizer, error);

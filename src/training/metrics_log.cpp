@@ -1,5 +1,6 @@
 #include "mirabelle/training/metrics_log.h"
 
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 
@@ -9,9 +10,12 @@
 namespace mirabelle {
 using nlohmann::json;
 
-void MetricsLog::truncate(const TrainingState& state) const {
-  if (!std::filesystem::exists(file_)) return;
-  std::ifstream file(file_);
+namespace {
+
+/// Removes what a run that goes on from this state does again.
+void truncate(const std::filesystem::path& path, const TrainingState& state) {
+  if (!std::filesystem::exists(path)) return;
+  std::ifstream file(path);
   std::string kept;
   for (std::string line; std::getline(file, line);) {
     const json entry = json::parse(line, nullptr, false);
@@ -21,12 +25,20 @@ void MetricsLog::truncate(const TrainingState& state) const {
         step == state.step && state.validation_is_owed && entry.contains("validation");
     if (step <= state.step && !is_owed) kept += line + "\n";
   }
-  write_text_file(file_, kept);
+  write_text_file(path, kept);
+}
+
+}  // namespace
+
+void MetricsLog::go_on_from(const TrainingState& state) {
+  truncate(output_ / "metrics.jsonl", state);
+  if (!events_) events_ = std::make_unique<EventFile>(output_ / "tensorboard");
+  events_->restart(state.step + 1);
 }
 
 /// nlohmann::json writes the shortest decimal that reads back to the same double; the loss is
 /// written with all 17 digits, so that other readers get the same bits too.
-void MetricsLog::add(const json& line) const {
+void MetricsLog::add(const json& line) {
   std::string text = line.dump();
   if (line.contains("loss")) {
     char loss[40];
@@ -34,9 +46,31 @@ void MetricsLog::add(const json& line) const {
     const std::string shortest = "\"loss\":" + line["loss"].dump();
     text.replace(text.find(shortest), shortest.size(), std::string("\"loss\":") + loss);
   }
-  std::ofstream file(file_, std::ios::app);
+  const std::filesystem::path path = output_ / "metrics.jsonl";
+  std::ofstream file(path, std::ios::app);
   file << text << std::endl;
-  MIRABELLE_CHECK(file.good(), file_.string(), ": cannot write");
+  MIRABELLE_CHECK(file.good(), path.string(), ": cannot write");
+  const auto figures = tagged_figures(line);
+  if (events_ && !figures.empty()) events_->add(line.at("step"), figures);
+}
+
+std::vector<std::pair<std::string, double>> tagged_figures(const json& line) {
+  std::vector<std::pair<std::string, double>> figures;
+  const auto add = [&](const std::string& tag, const json& value) {
+    if (value.is_number() && std::isfinite(value.get<double>())) figures.emplace_back(tag, value);
+  };
+  if (line.contains("event")) return figures;
+  for (const auto& [key, value] : line.items()) {
+    if (key == "step") continue;
+    if (value.is_object()) {
+      for (const auto& [name, part] : value.items()) add(key + "/" + name, part);
+    } else if (value.is_array()) {
+      for (size_t i = 0; i < value.size(); ++i) add(key + "/" + std::to_string(i + 1), value[i]);
+    } else {
+      add("train/" + key, value);
+    }
+  }
+  return figures;
 }
 
 }  // namespace mirabelle

@@ -103,13 +103,13 @@ void Optimizer::set_weights(const TensorView& weights, const TensorView& values,
 }
 
 void Optimizer::update(const TensorView& weights, int64_t step, double learning_rate,
-                       const Stream& stream) {
+                       double max_good_norm, const Stream& stream) {
   const ProfileRange profile("optimizer");
   sum_squares(stream);
-  update_with_adamw(weights, step, learning_rate, stream);
+  update_with_adamw(weights, step, learning_rate, max_good_norm, stream);
   if (!config_.uses_muon()) return;
   for (size_t layer = 0; layer < layout_.layers().size(); ++layer) {
-    update_with_muon(weights, static_cast<int64_t>(layer), learning_rate, stream);
+    update_with_muon(weights, static_cast<int64_t>(layer), learning_rate, max_good_norm, stream);
   }
 }
 
@@ -128,13 +128,14 @@ void Optimizer::for_each_updated(const FlatRange& flat, Body body) const {
 }
 
 void Optimizer::update_with_adamw(const TensorView& weights, int64_t step, double learning_rate,
-                                  const Stream& stream) {
+                                  double max_good_norm, const Stream& stream) {
   AdamWStep scalars;
   scalars.learning_rate = learning_rate;
   scalars.beta1 = config_.beta1;
   scalars.beta2 = config_.beta2;
   scalars.epsilon = config_.epsilon;
   scalars.step = step + 1;
+  scalars.max_good_norm = max_good_norm;
   if (config_.max_grad_norm > 0) scalars.max_grad_norm = config_.max_grad_norm;
   for (const AdamWRange& range : adamw_ranges_) {
     scalars.weight_decay = range.is_decayed ? config_.weight_decay : 0;
@@ -147,13 +148,14 @@ void Optimizer::update_with_adamw(const TensorView& weights, int64_t step, doubl
 }
 
 void Optimizer::update_with_muon(const TensorView& weights, int64_t layer, double learning_rate,
-                                 const Stream& stream) {
+                                 double max_good_norm, const Stream& stream) {
   MuonStep scalars;
   scalars.learning_rate = learning_rate;
   if (config_.muon_learning_rate > 0) {
     scalars.learning_rate *= config_.muon_learning_rate / config_.learning_rate;
   }
   scalars.momentum = config_.muon_momentum;
+  scalars.max_good_norm = max_good_norm;
   scalars.weight_decay = config_.weight_decay;
   if (config_.max_grad_norm > 0) scalars.max_grad_norm = config_.max_grad_norm;
   const FlatRange& region = layout_.regions()[layout_.layer_region(layer)];
@@ -176,6 +178,7 @@ void Optimizer::update_with_muon(const TensorView& weights, int64_t layer, doubl
     for_each_updated(matrices.range(),
                      [&](int64_t begin, int64_t end, const auto& own, const TensorView&) {
                        muon_update(weights.rows(begin, end), own(master_), directions({begin, end}),
+                                   grad_squares_.view(),
                                    muon_scale(matrices.rows, matrices.columns), scalars, stream);
                      });
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <map>
 #include <set>
 #include <tuple>
@@ -353,6 +354,22 @@ std::vector<OwnedTensor> owned_tensors(const ParameterLayout& layout,
     if (!tensor.sources.empty()) tensors.push_back(tensor);
   }
   return tensors;
+}
+
+std::string find_not_finite(const std::vector<OwnedTensor>& tensors,
+                            const CheckpointTensors& values) {
+  const auto is_finite = [](float value) { return std::isfinite(value); };
+  for (const Group& group : kGroups) {
+    const float* const all = (values.*group.values).as<float>();
+    for (const OwnedTensor& tensor : tensors) {
+      for (const FlatRange& part : tensor.sources) {
+        if (!std::all_of(all + part.begin, all + part.end, is_finite)) {
+          return group.name + tensor.stored.name;
+        }
+      }
+    }
+  }
+  return "";
 }
 
 void write_tensor_file(const fs::path& path, const std::vector<OwnedTensor>& tensors,

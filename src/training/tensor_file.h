@@ -36,6 +36,10 @@ struct OwnedTensor {
 std::vector<OwnedTensor> owned_tensors(const ParameterLayout& layout,
                                        std::span<const FlatRange> owned);
 
+/// "exp_avg/NAME" of the first tensor that has an infinity or NaN in its part; empty if none has.
+std::string find_not_finite(const std::vector<OwnedTensor>& tensors,
+                            const CheckpointTensors& values);
+
 /// Writes weights/NAME, exp_avg/NAME and exp_avg_sq/NAME of every tensor, and the index. A tensor
 /// that is one whole region keeps its shape; the others have one axis. `values`: the memory of the
 /// owned ranges.

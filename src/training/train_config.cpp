@@ -59,6 +59,17 @@ void TrainingConfig::visit(ConfigFields& fields) {
                "Muon: highest learning rate, of the same schedule; 0 = learning_rate");
   fields.field("muon_momentum", muon_momentum, "Muon: decay of the sum of gradients");
   fields.field("max_grad_norm", max_grad_norm, "clip the global gradient norm; 0 = never");
+  fields.field(
+      "bad_step", bad_step,
+      "when a step's loss or gradient norm is not finite, or a spike: skip it (weights and "
+      "optimizer stay as they are), rollback to the newest checkpoint and go on with the "
+      "data after the step, or stop");
+  fields.field("spike_factor", spike_factor,
+               "a gradient norm above this many times its running mean is a spike; 0 = none is, "
+               "since max_grad_norm limits what it can do");
+  fields.field("spike_warmup_steps", spike_warmup_steps, "good steps before there are spikes");
+  fields.field("max_bad_steps", max_bad_steps,
+               "stop after more bad steps than this in a row, or rollbacks to one checkpoint");
   fields.field("label_smoothing", label_smoothing,
                "part of each target's probability that all codes of its level share; reported "
                "losses are without smoothing and weights");
@@ -74,6 +85,10 @@ void TrainingConfig::visit(ConfigFields& fields) {
                "how fast the weights follow: after every step each is multiplied by exp(rate * the "
                "prefix's loss), then all are scaled to a sum of 1");
   fields.field("log_every_steps", log_every_steps, "steps between lines of metrics.jsonl");
+  fields.field(
+      "peak_tflops", peak_tflops,
+      "of a rank's device in training.dtype, to log the useful part of it (mfu); 0 = what is "
+      "known of the GPU, if anything");
   fields.field("validation_every_steps", validation_every_steps, "0 = never");
   fields.field("validation_users", validation_users, "users of a validation during training");
   fields.field("validation_beam_size", validation_beam_size, "beams of such a validation");
@@ -124,6 +139,15 @@ void TrainingConfig::check() const {
   MIRABELLE_CHECK_USAGE(weight_decay >= 0 && max_grad_norm >= 0 && max_wall_seconds >= 0,
                         "training.weight_decay, max_grad_norm and max_wall_seconds must not be "
                         "negative");
+  MIRABELLE_CHECK_USAGE(peak_tflops >= 0 && std::isfinite(peak_tflops),
+                        "training.peak_tflops must not be negative, is ", peak_tflops);
+  MIRABELLE_CHECK_USAGE(bad_step == "skip" || bad_step == "rollback" || bad_step == "stop",
+                        "training.bad_step must be skip, rollback or stop, not '", bad_step, "'");
+  MIRABELLE_CHECK_USAGE(spike_factor == 0 || (spike_factor > 1 && std::isfinite(spike_factor)),
+                        "training.spike_factor must be 0 or above 1, is ", spike_factor);
+  MIRABELLE_CHECK_USAGE(spike_warmup_steps >= 1 && max_bad_steps >= 0,
+                        "wanted training.spike_warmup_steps >= 1 and max_bad_steps >= 0, got ",
+                        spike_warmup_steps, " and ", max_bad_steps);
   MIRABELLE_CHECK_USAGE(label_smoothing >= 0 && label_smoothing < 1,
                         "training.label_smoothing must be from 0 to below 1, is ", label_smoothing);
   double sum_of_weights = 0;

@@ -15,6 +15,7 @@
 #include "mirabelle/training/level_weights.h"
 #include "mirabelle/training/lr_schedule.h"
 #include "mirabelle/training/replica_check.h"
+#include "mirabelle/training/step_guard.h"
 #include "now_seconds.h"
 
 namespace mirabelle {
@@ -69,7 +70,7 @@ Trainer::Trainer(const TrainingConfig& config, const ParallelConfig& parallel, T
       optimizer_(model.layout(), partition_, reducer_, config, model.dtype(), model.device(),
                  norm_group(parallel, ranks)),
       writer_(ranks.world(), model.layout(), partition_.owned_ranges(), std::move(tokenizer_file)),
-      metrics_(fs::path(config.output) / "metrics.jsonl"),
+      metrics_(config.output),
       part_losses_({parts_per_rank(), 1 + num_levels()}, DType::kFloat64, model.device()),
       start_(now_seconds()) {
   const Buffer values({model.layout().num_elements()}, wide(model.dtype()));
@@ -124,6 +125,7 @@ FlatPartition Trainer::partition_of(const ParallelConfig& parallel, const Parame
 BatchLoader::Step Trainer::load_step() {
   const ProfileRange range("load");
   const Activity activity("load");
+  const PhaseClock clock(phase_seconds_.load);
   const int64_t first_part = ranks_.data().rank() * parts_per_rank();
   return loader_.next_step(config_.num_parts(), first_part, first_part + parts_per_rank());
 }
@@ -137,6 +139,7 @@ void Trainer::seek(const DataCursor& cursor) {
 /// The gradients of all parts, summed over the ranks; or why the ranks stop between two parts.
 Trainer::Stop Trainer::run_parts(const BatchLoader::Step& step) {
   const Activity activity("forward and backward");
+  const PhaseClock clock(phase_seconds_.forward_backward);
   reducer_.begin_step(stream_);
   batches_.push(batch_view(step.parts.front()));
   for (size_t i = 0; i < step.parts.size(); ++i) {
@@ -171,7 +174,9 @@ void Trainer::run_part(int64_t part) {
 
 void Trainer::update_weights(double learning_rate) {
   const Activity activity("optimizer");
-  optimizer_.update(model_.weights(), state_.step, learning_rate, stream_);
+  const PhaseClock clock(phase_seconds_.optimizer);
+  optimizer_.update(model_.weights(), state_.step - state_.skipped_steps, learning_rate,
+                    max_good_norm(config_, state_), stream_);
   if (reducer_.is_sharded()) gatherer_.start(stream_);
 }
 
@@ -195,10 +200,11 @@ Trainer::StepResult Trainer::train_step(double learning_rate) {
   update_weights(learning_rate);
   cursor_ = loader_.cursor();
   loaded_ = load_step();
+  const PhaseClock clock(phase_seconds_.forward_backward);
   ranks_.world().synchronize(stream_);
   result = collect(step);
-  MIRABELLE_CHECK(std::isfinite(result.loss), "the loss is ", result.loss, " at step ",
-                  state_.step + 1, "; a lower training.learning_rate may help");
+  MIRABELLE_CHECK(result.is_bad || std::isfinite(result.loss), "the loss is ", result.loss,
+                  " at step ", state_.step + 1, ", but the gradient was good and is used already");
   result.seconds = now_seconds() - start;
   return result;
 }
@@ -207,7 +213,7 @@ Trainer::StepResult Trainer::train_step(double learning_rate) {
 /// were computed.
 Trainer::StepResult Trainer::collect(const BatchLoader::Step& step) {
   const int64_t num_parts = config_.num_parts(), part_sums = 1 + num_levels();
-  std::vector<double> losses(parts_per_rank() * part_sums), sums(num_parts * part_sums + 4);
+  std::vector<double> losses(parts_per_rank() * part_sums), sums(num_parts * part_sums + 5);
   double grad_squares = 0;
   copy(view_of(losses), part_losses_.view().reshaped({part_losses_.view().num_elements()}),
        stream_);
@@ -218,6 +224,7 @@ Trainer::StepResult Trainer::collect(const BatchLoader::Step& step) {
   double& out_of_time = figures[1];  // ranks
   double& num_signals = figures[2];
   double& num_written = figures[3];
+  double& num_bad = figures[4];
   if (ranks_.tensor().rank() == 0) {
     std::copy(losses.begin(), losses.end(),
               sums.begin() + ranks_.data().rank() * parts_per_rank() * part_sums);
@@ -229,8 +236,14 @@ Trainer::StepResult Trainer::collect(const BatchLoader::Step& step) {
   out_of_time = is_out_of_time();
   num_signals = stop_is_requested();
   num_written = writer_.is_pending() && writer_.is_written();
+  const double grad_norm = std::sqrt(grad_squares);
+  num_bad = !(grad_norm <= max_good_norm(config_, state_));  // so NaN is
   ranks_.world().all_reduce(view_of(sums), ReduceOp::kSum, stream_);
+  MIRABELLE_CHECK(num_bad == 0 || num_bad == ranks_.world().size(),
+                  "the ranks disagree whether step ", state_.step + 1,
+                  " is bad: here the gradient's norm is ", grad_norm);
   StepResult result;
+  result.is_bad = num_bad > 0;
   const auto sum_of_parts = [&](int64_t i) {
     double sum = 0;
     for (int64_t part = 0; part < num_parts; ++part) sum += sums[part * part_sums + i];
@@ -241,7 +254,7 @@ Trainer::StepResult Trainer::collect(const BatchLoader::Step& step) {
     const int64_t num_targets = step.num_tokens / num_levels();
     result.loss_per_level.push_back(sum_of_parts(1 + level) / static_cast<double>(num_targets));
   }
-  result.grad_norm = std::sqrt(grad_squares);
+  result.grad_norm = grad_norm;
   result.flops = flops;
   result.out_of_budget = out_of_time > 0 && time_is_budget_;
   result.stop = num_signals > 0                       ? Stop::kSignal
@@ -276,6 +289,7 @@ Trainer::Stop Trainer::agree_on_stop() {
 
 json Trainer::run(const std::string& config_text) {
   prepare_output(config_text);
+  phase_seconds_ = {};
   Progress progress("train", ranks_.world().rank() == 0, 30);
   std::string reason = state_.validation_is_owed ? end_step({}, progress) : reason_to_end(false);
   while (reason.empty()) {
@@ -287,7 +301,14 @@ json Trainer::run(const std::string& config_text) {
       break;
     }
     advance(result);
-    if (result.checkpoint_is_written) commit_checkpoint();
+    if (result.checkpoint_is_written) {
+      const PhaseClock clock(phase_seconds_.checkpoint);
+      commit_checkpoint();
+    }
+    if (result.is_bad && answer_bad_step(result)) {
+      reason = state_.validation_is_owed ? end_step({}, progress) : reason_to_end(false);
+      continue;
+    }
     if (is_due(config_.log_every_steps) || state_.step == 1 || state_.step == config_.max_steps) {
       log_step(result, learning_rate);
     }
@@ -319,11 +340,47 @@ void Trainer::advance(const StepResult& result) {
   state_.tokens += result.tokens;
   state_.step_seconds += result.seconds;
   state_.seconds = seconds_before_start_ + now_seconds() - start_;
+  if (result.is_bad) return count_bad_step(state_);
+  count_good_step(state_, result.grad_norm);
   state_.loss = result.loss;
   if (config_.adapts_prefixes()) {
     state_.prefix_weights = adapted_prefix_weights(
         std::move(state_.prefix_weights), result.loss_per_level, config_.prefix_adaptation_rate);
   }
+}
+
+/// Does what training.bad_step says of a step that was not taken. Returns whether the run is at an
+/// earlier step now.
+bool Trainer::answer_bad_step(const StepResult& result) {
+  const int64_t step = state_.step;
+  const double limit = max_good_norm(config_, state_);
+  const std::string what = "step " + std::to_string(step) +
+                           " is bad: " + describe_bad_step(result.loss, result.grad_norm, limit);
+  commit_checkpoint();  // of a step before
+  const bool rolls_back = config_.bad_step == "rollback" && go_to_newest_checkpoint();
+  const bool stops = config_.bad_step == "stop";
+  if (ranks_.world().rank() == 0) {
+    metrics_.add({{"step", state_.step},
+                  {"event", "bad_step"},
+                  {"action", rolls_back ? "rollback"
+                             : stops    ? "stop"
+                                        : "skip"},
+                  {"of_step", step},
+                  {"grad_norm", result.grad_norm},
+                  {"what", what}});
+    spdlog::warn("{}{}", what,
+                 rolls_back ? "; back to step " + std::to_string(state_.step)
+                 : stops    ? ""
+                            : "; skipped");
+  }
+  const char* const advice = "; a lower training.learning_rate may help";
+  MIRABELLE_CHECK(!stops, what, " (training.bad_step is stop)", advice);
+  MIRABELLE_CHECK(state_.bad_steps_in_row <= config_.max_bad_steps, what, ", the last of ",
+                  state_.bad_steps_in_row, " in a row (training.max_bad_steps)", advice);
+  MIRABELLE_CHECK(rollbacks_to_checkpoint_ <= config_.max_bad_steps, what, ", after ",
+                  config_.max_bad_steps, " rollbacks to step ", state_.step,
+                  " (training.max_bad_steps)", advice);
+  return rolls_back;
 }
 
 /// What follows a step: the validation that is owed, and a checkpoint. Returns why training ends
@@ -358,6 +415,7 @@ std::string Trainer::stop_early(Stop stop) {
 /// Whether the model is better than ever. A validation that stops is still owed.
 bool Trainer::validate_now() {
   const Activity activity("validate");
+  const PhaseClock clock(phase_seconds_.validation);
   const double start = now_seconds();
   gatherer_.finish(stream_);
   const std::optional<ValidationFigures> measured = validate_();
@@ -396,21 +454,6 @@ void Trainer::compare_replicas() {
                   "anything; the newest checkpoint is the last that was compared or older");
 }
 
-void Trainer::log_step(const StepResult& result, double learning_rate) {
-  if (ranks_.world().rank() != 0) return;
-  json line = {{"step", state_.step},
-               {"loss", result.loss},
-               {"learning_rate", learning_rate},
-               {"grad_norm", result.grad_norm},
-               {"tokens", state_.tokens},
-               {"tokens_per_second", static_cast<double>(result.tokens) / result.seconds},
-               {"seconds", state_.seconds},
-               {"epoch", state_.cursor.epoch}};
-  if (num_levels() > 0) line["loss_per_level"] = result.loss_per_level;
-  if (config_.adapts_prefixes()) line["prefix_weights"] = state_.prefix_weights;
-  metrics_.add(line);
-}
-
 /// Why the run is over; empty if it is not.
 std::string Trainer::reason_to_end(bool out_of_budget) const {
   if (state_.validation_is_owed) return "";
@@ -421,23 +464,6 @@ std::string Trainer::reason_to_end(bool out_of_budget) const {
     return "early_stop";
   }
   return state_.finished ? "max_steps" : "";  // finished when there were fewer
-}
-
-json Trainer::summary(const std::string& reason) const {
-  return {{"train_steps", state_.step},
-          {"train_seconds", state_.seconds},
-          {"step_seconds", state_.step_seconds},
-          {"train_tokens", state_.tokens},
-          {"tokens_per_second",
-           state_.step_seconds > 0 ? static_cast<double>(state_.tokens) / state_.step_seconds : 0},
-          {"stopped_by", reason},
-          {"finished", state_.finished},
-          {"final_loss", state_.loss},
-          {"best_step", state_.best_step},
-          {"best_validation_recall@10", state_.best_recall},
-          {"best_validation_ndcg@10", state_.best_ndcg},
-          {"ranks", ranks_.world().size()},
-          {"version", MIRABELLE_VERSION}};
 }
 
 }  // namespace mirabelle

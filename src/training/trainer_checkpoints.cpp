@@ -17,7 +17,8 @@ void move_aside(const fs::path& output) {
   fs::path target;
   for (int n = 1; fs::exists(target = output / ("previous-" + std::to_string(n))); ++n) continue;
   fs::create_directories(target);
-  for (const char* name : {"checkpoints", "metrics.jsonl", "summary.json", "config.yaml"}) {
+  for (const char* name :
+       {"checkpoints", "metrics.jsonl", "tensorboard", "summary.json", "config.yaml"}) {
     if (fs::exists(output / name)) fs::rename(output / name, target / name);
   }
   spdlog::info("moved the finished run in {} to {}", output.string(), target.string());
@@ -44,7 +45,11 @@ void Trainer::prepare_output(const std::string& config_text) {
   newest = broadcast_text(ranks_.world(), newest, 0);
   state_ = {};
   state_.optimizer = config_.optimizer;
-  if (!newest.empty()) load_checkpoint(newest);
+  if (!newest.empty()) {
+    load_checkpoint(newest);
+  } else if (ranks_.world().rank() == 0) {
+    metrics_.go_on_from(state_);
+  }
   seek(state_.cursor);
   seconds_before_start_ = state_.seconds;
   is_saved_ = true;
@@ -70,15 +75,36 @@ void Trainer::load_checkpoint(const fs::path& folder) {
   optimizer_.set_state(model_.weights(), {weights.view(), exp_avg.view(), exp_avg_sq.view()},
                        stream_);
   if (ranks_.world().rank() != 0) return;
-  metrics_.truncate(state_);
+  metrics_.go_on_from(state_);
   // It may have been put in place by a run that was killed before it could mark it.
   if (state_.best_step == state_.step) mark_best_checkpoint(config_.output, state_.step);
   spdlog::info("resume from {}", folder.string());
 }
 
+/// The weights and the state of the newest checkpoint, if there is one; but the data go on, and
+/// what is counted of the whole run.
+bool Trainer::go_to_newest_checkpoint() {
+  const auto found = ranks_.world().rank() == 0 ? newest_checkpoint(config_.output) : std::nullopt;
+  const std::string newest = broadcast_text(ranks_.world(), found ? found->string() : "", 0);
+  if (newest.empty()) return false;
+  gatherer_.finish(stream_);
+  const TrainingState before = state_;
+  load_checkpoint(newest);
+  state_.cursor = before.cursor;
+  state_.seconds = before.seconds;
+  state_.step_seconds = before.step_seconds;
+  state_.bad_steps = before.bad_steps;
+  state_.rollbacks = before.rollbacks + 1;
+  rollbacks_to_checkpoint_ = state_.step == rollback_step_ ? rollbacks_to_checkpoint_ + 1 : 1;
+  rollback_step_ = state_.step;
+  is_saved_ = false;
+  return true;
+}
+
 /// Training goes on as soon as the tensors are in host memory; commit_checkpoint() ends it.
 void Trainer::save_checkpoint(bool is_best) {
   const Activity activity("checkpoint");
+  const PhaseClock clock(phase_seconds_.checkpoint);
   commit_checkpoint();
   checkpoint_start_ = now_seconds();
   checkpoint_is_best_ = is_best;

@@ -120,6 +120,26 @@ TEST_P(AdamWTest, TenStepsFromZeroFollowTheFormula) {
   expect_state(actual, expected);
 }
 
+TEST_P(AdamWTest, ABadNormChangesNothing) {
+  AdamWStep step = kStep;
+  step.max_good_norm = 4;
+  for (const int64_t n : {0, 1, 8, 1001}) {
+    SCOPED_TRACE(n);
+    const Values grad = random_values(n, 4);
+    AdamWStep unlimited = kStep;
+    unlimited.learning_rate = unlimited.weight_decay = 0;  // keeps the parameter, in its dtype
+    const State before{run(some_state(n), {}, unlimited)};
+    expect_same_bits(run(before, {grad}, step, 16), run(before, {grad}, kStep, 16));
+    for (const double bad : {16.001, std::numeric_limits<double>::infinity(), std::nan("")}) {
+      expect_same_bits(run(before, {Values(n, bad)}, step, bad), before);
+    }
+    // without a limit only what is not finite
+    expect_same_bits(run(before, {grad}, kStep, std::nan("")), before);
+    expect_same_bits(run(before, {grad}, kStep, std::numeric_limits<double>::infinity()), before);
+    if (n > 0) EXPECT_NE(run(before, {grad}, kStep, 1e300).exp_avg, before.exp_avg);
+  }
+}
+
 TEST_P(AdamWTest, GradientsAreScaledDownToTheLargestNorm) {
   const State before = some_state(100);
   const Values grad = random_values(100, 4);

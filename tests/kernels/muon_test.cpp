@@ -101,6 +101,38 @@ TEST_P(MuonTest, MomentumFollowsTheFormula) {
   }
 }
 
+TEST_P(MuonTest, ABadNormChangesNothing) {
+  MuonStep step = kStep;
+  step.max_good_norm = 4;
+  const double inf = std::numeric_limits<double>::infinity();
+  for (const double norm : {4.0, std::nextafter(4.0, 5.0), inf, std::nan("")}) {
+    const bool is_good = norm == 4.0;
+    for (const int64_t n : {0, 1, 8, 1001}) {
+      SCOPED_TRACE(n);
+      const Values before = random_values(n, 2), weights = random_values(n, 3);
+      const Values grad = is_good ? random_values(n, 1) : Values(n, norm);
+      const Buffer exp_avg = make_wide_tensor(GetParam(), {n}, before);
+      const Buffer direction = make_wide_tensor(GetParam(), {n}, Values(n, 9.0));
+      const Buffer parameter = make_tensor(GetParam(), {n}, weights);
+      const Buffer master = make_wide_tensor(GetParam(), {n}, weights);
+      const Values of_average = to_doubles(exp_avg.view());
+      const Values of_parameter = to_doubles(parameter.view());
+      const Values of_master = to_doubles(master.view());
+      const Buffer squares = make_tensor(GetParam().device, DType::kFloat64, {1},
+                                         Values(1, norm == 4.0 ? 16.0 : norm * norm));
+      muon_momentum(direction.view(), exp_avg.view(),
+                    make_wide_tensor(GetParam(), {n}, grad).view(), squares.view(), step, stream_);
+      muon_update(parameter.view(), has_master() ? master.view() : TensorView{}, direction.view(),
+                  squares.view(), 5, step, stream_);
+      if (n == 0) continue;
+      EXPECT_EQ(to_doubles(exp_avg.view()) == of_average, !is_good);
+      EXPECT_EQ(to_doubles(direction.view()) == Values(n, 0.0), !is_good);
+      EXPECT_EQ(to_doubles(parameter.view()) == of_parameter, !is_good);
+      if (has_master()) EXPECT_EQ(to_doubles(master.view()) == of_master, !is_good);
+    }
+  }
+}
+
 TEST_P(MuonTest, UpdateFollowsTheFormula) {
   for (const int64_t n : {0, 1, 7, 8, 17, 1000, 40001}) {
     SCOPED_TRACE(n);
@@ -108,7 +140,7 @@ TEST_P(MuonTest, UpdateFollowsTheFormula) {
     const Buffer parameter = make_tensor(GetParam(), {n}, before);
     const Buffer master = make_wide_tensor(GetParam(), {n}, before);
     muon_update(parameter.view(), has_master() ? master.view() : TensorView{},
-                make_wide_tensor(GetParam(), {n}, direction).view(), 5, kStep, stream_);
+                make_wide_tensor(GetParam(), {n}, direction).view(), {}, 5, kStep, stream_);
     Values expected(n);
     for (int64_t i = 0; i < n; ++i) {
       expected[i] = before[i] - 0.01 * (5 * direction[i] + 0.1 * before[i]);
@@ -134,8 +166,8 @@ TEST_P(MuonTest, AnyCutOfTheElementsGivesTheSameBits) {  // as optimizers sharde
     for (const int64_t end : cuts) {
       const auto part = [&](const Buffer& whole) { return whole.view().rows(begin, end); };
       muon_momentum(part(direction), part(exp_avg), part(grad), {}, kStep, stream_);
-      muon_update(part(parameter), has_master() ? part(master) : TensorView{}, part(direction), 5,
-                  kStep, stream_);
+      muon_update(part(parameter), has_master() ? part(master) : TensorView{}, part(direction), {},
+                  5, kStep, stream_);
       begin = end;
     }
     Values all = to_doubles(has_master() ? master.view() : parameter.view());
@@ -281,12 +313,12 @@ TEST_P(MuonTest, RefusesOperandsThatDisagree) {
     expect_error("wants a momentum in [0, 1)", [&] { momentum(a, a, a, step); });
   }
   expect_error("direction has shape [3], wanted [4]",
-               [&] { muon_update(p, master, b, 1, kStep, stream_); });
+               [&] { muon_update(p, master, b, {}, 1, kStep, stream_); });
   expect_error("parameter has shape [2, 2], wanted [n]", [&] {
-    muon_update(p.reshaped({2, 2}), master, a, 1, kStep, stream_);
+    muon_update(p.reshaped({2, 2}), master, a, {}, 1, kStep, stream_);
   });
   expect_error(has_master() ? "needs a master copy" : "has no master copy",
-               [&] { muon_update(p, has_master() ? TensorView{} : a, a, 1, kStep, stream_); });
+               [&] { muon_update(p, has_master() ? TensorView{} : a, a, {}, 1, kStep, stream_); });
   expect_error("x has shape [4], wanted [count,", [&] { orthogonalise(a, a, stream_); });
   const Buffer scratch = make_wide_tensor(GetParam(), {11}, Values(11, 0.0));
   expect_error("scratch has shape [11], wanted at least [12]", [&] {

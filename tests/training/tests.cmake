@@ -1,6 +1,7 @@
 # The tests of training/
 mirabelle_test(trainer_test SOURCES training/trainer_test.cpp LIBS mirabelle_training)
 mirabelle_test(checkpoint_test SOURCES training/checkpoint_test.cpp LIBS mirabelle_training)
+mirabelle_test(event_file_test SOURCES training/event_file_test.cpp LIBS mirabelle_training)
 mirabelle_test(level_weights_test SOURCES training/level_weights_test.cpp LIBS mirabelle_training)
 mirabelle_test(data_parallel_test SOURCES training/data_parallel_test.cpp LIBS mirabelle_training
                RANKS 1 2 4)

@@ -23,6 +23,7 @@ using nlohmann::json;
 using testing::TemporaryFolder;
 
 constexpr int64_t kItems = 30;
+constexpr double kAnyNorm = std::numeric_limits<double>::max();
 
 /// Items as two codes: item / 6 and item % 6.
 TokenTable tiny_tokens() {
@@ -63,6 +64,7 @@ class TrainerTest : public ::testing::Test {
   json run(const TrainingConfig& config, Trainer::Validate validate = nullptr) {
     TransformerConfig model_config = testing::tiny_config();
     model_config.dropout = 0.1;
+    model_config.tie_embeddings = tie_embeddings_;
     model_config.initializer_range = 0.02;
     model_ = std::make_unique<Transformer>(model_config, 12, 64, dtype_, limits(config));
     BatchLoader loader(corpus_, tiny_tokens(),
@@ -104,6 +106,7 @@ class TrainerTest : public ::testing::Test {
   }
 
   DType dtype_ = DType::kFloat32;
+  bool tie_embeddings_ = true;
   TemporaryFolder folder_;
   Corpus corpus_;
   std::unique_ptr<Transformer> model_;
@@ -530,16 +533,196 @@ TEST_F(TrainerTest, RefusesWeightsOfOtherNumbersOfLevels) {
   }
 }
 
-TEST_F(TrainerTest, AnInfiniteLossStopsTheRunWithItsStep) {
-  TrainingConfig config = tiny_training(output("run"));
-  config.learning_rate = 1e30;
-  config.max_grad_norm = 0;
-  try {
-    run(config);
-    FAIL() << "trained on";
-  } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("loss is"), std::string::npos) << error.what();
+// --- bad steps
+// ------------------------------------------------------------------------------------
+
+class BadStepTest : public TrainerDTypeTest {
+ protected:
+  /// The norms stay about the same, and vary as they do anyway; above 1.02 times the mean they are
+  /// spikes.
+  TrainingConfig config(const std::string& name, const std::string& optimizer = "adamw") const {
+    TrainingConfig config = tiny_training(output(name));
+    config.max_steps = 40;
+    config.optimizer = optimizer;
+    config.learning_rate = 1e-6;
+    config.spike_factor = 1.02;
+    config.spike_warmup_steps = 5;
+    config.max_bad_steps = 30;
+    config.checkpoint_every_steps = 1;
+    config.keep_checkpoints = 100;
+    return config;
   }
+  /// Weights, then moments.
+  std::vector<float> everything(const fs::path& output, int64_t step) const {
+    const int64_t n = model_->layout().num_elements();
+    std::vector<float> values(3 * n);
+    const TensorView all = view_of(values);
+    read_checkpoint_tensors(checkpoint_folder(output, step), model_->layout(),
+                            {all.rows(0, n), all.rows(n, 2 * n), all.rows(2 * n, 3 * n)},
+                            *make_self_communicator());
+    return values;
+  }
+  static std::vector<json> bad_steps(const fs::path& output) {
+    std::vector<json> found;
+    for (const json& line : metrics(output)) {
+      if (line.value("event", "") == "bad_step") found.push_back(line);
+    }
+    return found;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(DTypes, BadStepTest, ::testing::Values(DType::kFloat32, DType::kBFloat16),
+                         [](const auto& info) { return std::string(to_string(info.param)); });
+
+TEST_P(BadStepTest, ASpikeIsSkipped) {
+  for (const std::string optimizer : {"adamw", "muon"}) {
+    SCOPED_TRACE(optimizer);
+    const fs::path folder = output(optimizer);
+    const json summary = run(config(optimizer, optimizer));
+    double mean = 0;
+    int64_t num_good = 0, num_bad = 0;
+    for (const json& line : metrics(folder)) {
+      const int64_t step = line["step"];
+      const double norm = line["grad_norm"];
+      const bool is_bad = line.contains("event");
+      SCOPED_TRACE(step);
+      EXPECT_EQ(is_bad, num_good >= 5 && norm > 1.02 * mean);
+      if (step > 1) {
+        EXPECT_EQ(everything(folder, step) == everything(folder, step - 1), is_bad);
+      }
+      num_bad += is_bad;
+      if (is_bad) continue;
+      ++num_good;
+      mean += (norm - mean) / static_cast<double>(num_good);
+    }
+    EXPECT_EQ(num_good + num_bad, 40);
+    EXPECT_GE(num_bad, 3);
+    EXPECT_GE(num_good, 10);
+    EXPECT_EQ(summary["bad_steps"], num_bad);
+    EXPECT_EQ(summary["train_steps"], 40);
+    const TrainingState state = read_training_state(checkpoint_folder(folder, 40));
+    EXPECT_NEAR(state.mean_grad_norm, mean, 1e-12);
+    EXPECT_EQ(state.skipped_steps, num_bad);
+  }
+}
+
+TEST_P(BadStepTest, AResumedRunSkipsTheSame) {
+  run(config("whole"));
+  const std::vector<float> whole = weights(output("whole"));
+  TrainingConfig stopped = config("stopped");
+  for (int start = 0; start < 12; ++start) {
+    stopped.max_wall_seconds = start < 11 ? 1e-9 : 0;  // one step
+    run(stopped);
+  }
+  EXPECT_EQ(losses(output("stopped")), losses(output("whole")));
+  EXPECT_EQ(bad_steps(output("stopped")), bad_steps(output("whole")));
+  EXPECT_EQ(weights(output("stopped")), whole);
+}
+
+TEST_P(BadStepTest, ARollbackGoesOnWithLaterData) {
+  TrainingConfig back = config("run");
+  back.bad_step = "rollback";
+  back.checkpoint_every_steps = 4;
+  const json summary = run(back);
+  const std::vector<json> events = bad_steps(output("run"));
+  int64_t num_made = 40;  // steps' data
+  for (const json& event : events) {
+    const int64_t from = event["of_step"], to = event["step"];
+    const bool rolls_back = event["action"] == "rollback";
+    EXPECT_EQ(rolls_back, to >= 4);  // before the first checkpoint: skipped
+    if (rolls_back) {
+      EXPECT_TRUE(to % 4 == 0 && to < from && from <= to + 4) << event;
+    }
+    num_made += from - to;
+  }
+  EXPECT_GE(summary["rollbacks"].get<int64_t>(), 2);
+  EXPECT_EQ(summary["bad_steps"], events.size());
+  EXPECT_EQ(summary["rollbacks"],
+            std::count_if(events.begin(), events.end(),
+                          [](const json& event) { return event["action"] == "rollback"; }));
+  std::vector<int64_t> steps;
+  for (const json& line : metrics(output("run"))) {
+    if (line.contains("loss")) steps.push_back(line["step"]);
+  }
+  EXPECT_TRUE(std::is_sorted(steps.begin(), steps.end()));
+  EXPECT_EQ(std::adjacent_find(steps.begin(), steps.end()), steps.end());
+
+  BatchLoader loader(corpus_, tiny_tokens(),
+                     {.seed = back.seed, .part_tokens = 64, .max_sequence_tokens = 20});
+  for (int64_t i = 0; i < num_made; ++i) loader.next_step(4, 0, 0);
+  EXPECT_EQ(read_training_state(checkpoint_folder(output("run"), 40)).cursor, loader.cursor());
+}
+
+TEST_P(BadStepTest, ARollbackThatDoesNotHelpEndsTheRun) {
+  TrainingConfig back = config("run");
+  back.bad_step = "rollback";
+  back.spike_factor = 1.0001;
+  back.checkpoint_every_steps = 5;
+  back.max_bad_steps = 1;
+  testing::expect_error("rollbacks to step 5 (training.max_bad_steps)", [&] { run(back); });
+  EXPECT_EQ(newest_checkpoint(output("run"))->filename(), "step-00000005");
+}
+
+TEST_P(BadStepTest, StopsAtTheFirstOrAfterManyInARow) {
+  TrainingConfig stop = config("stop");
+  stop.bad_step = "stop";
+  testing::expect_error("(training.bad_step is stop)", [&] { run(stop); });
+  ASSERT_EQ(bad_steps(output("stop")).size(), 1u);
+  const json event = bad_steps(output("stop"))[0];
+  EXPECT_EQ(event["action"], "stop");
+  EXPECT_EQ(newest_checkpoint(output("stop")),
+            checkpoint_folder(output("stop"), event["of_step"].get<int64_t>() - 1));
+
+  TrainingConfig wild = config("wild");
+  wild.learning_rate = 1e30;
+  wild.max_grad_norm = 0;
+  wild.max_bad_steps = 7;
+  wild.spike_factor = 0;
+  wild.checkpoint_every_steps = 0;
+  testing::expect_error(", the last of 8 in a row (training.max_bad_steps); a lower",
+                        [&] { run(wild); });
+  EXPECT_EQ(bad_steps(output("wild")).size(), 8u);
+  EXPECT_EQ(bad_steps(output("wild")).back()["grad_norm"], nullptr);
+  EXPECT_FALSE(newest_checkpoint(output("wild")).has_value());
+}
+
+/// From step 5 on a row of the embedding is NaN: the steps that read it are bad, and it is in no
+/// checkpoint.
+TEST_F(TrainerTest, ANaNIsSkippedAndNeverSaved) {
+  TrainingConfig config = tiny_training(output("run"));
+  config.checkpoint_every_steps = 0;
+  config.global_batch_tokens = config.micro_batch_tokens = 20;
+  config.max_steps = 40;
+  config.max_bad_steps = 40;
+  tie_embeddings_ = false;      // NaN in the head would be in every step
+  constexpr int32_t kRare = 5;  // the first code of the least popular items
+  const auto poison = [&] {
+    for (const LogicalPiece& piece : model_->layout().pieces()) {
+      if (piece.name == "model.embed_tokens.weight") {
+        model_->weights().as<float>()[piece.offset + kRare * piece.num_columns] = std::nanf("");
+      }
+    }
+    return ValidationFigures{0, -1};  // not the best
+  };
+  testing::expect_error(
+      "rank 0 has a value in weights/model.embed_tokens.weight that is not finite",
+      [&] { run(config, poison); });
+  EXPECT_TRUE(fs::is_empty(output("run") / "checkpoints"));
+
+  std::vector<int64_t> expected, actual;
+  BatchLoader loader(corpus_, tiny_tokens(),
+                     {.seed = config.seed, .part_tokens = 20, .max_sequence_tokens = 20});
+  for (int64_t step = 1; step <= 40; ++step) {
+    const std::vector<int32_t> tokens = loader.next_step(1, 0, 1).parts[0].tokens;
+    if (step > 5 && std::count(tokens.begin(), tokens.end(), kRare) > 0) expected.push_back(step);
+  }
+  for (const json& line : metrics(output("run"))) {
+    if (line.value("event", "") == "bad_step") actual.push_back(line["of_step"]);
+  }
+  EXPECT_EQ(actual, expected);
+  EXPECT_GE(expected.size(), 3u);
+  EXPECT_LE(expected.size(), 32u);
+  EXPECT_EQ(losses(output("run")).size(), 40 - expected.size());
+  for (const double loss : losses(output("run"))) EXPECT_TRUE(std::isfinite(loss));
 }
 
 // --- schedule
@@ -600,6 +783,10 @@ TEST(TrainingConfigTest, NamesTheFieldThatIsWrong) {
   names("prefix_loss", [](TrainingConfig& c) { c.prefix_loss = "worst"; });
   names("prefix_loss_weight", [](TrainingConfig& c) { c.prefix_loss_weight = -1; });
   names("prefix_adaptation_rate", [](TrainingConfig& c) { c.prefix_adaptation_rate = -1; });
+  names("bad_step", [](TrainingConfig& c) { c.bad_step = "ignore"; });
+  names("spike_factor", [](TrainingConfig& c) { c.spike_factor = 0.5; });
+  names("spike_warmup_steps", [](TrainingConfig& c) { c.spike_warmup_steps = 0; });
+  names("max_bad_steps", [](TrainingConfig& c) { c.max_bad_steps = -1; });
   names("weight_decay", [](TrainingConfig& c) { c.weight_decay = -1; });
   names("keep_checkpoints", [](TrainingConfig& c) { c.keep_checkpoints = 0; });
   names("output", [](TrainingConfig& c) { c.output = ""; });
@@ -628,7 +815,7 @@ TEST(OptimizerTest, ClipsByTheGlobalNormAndDecaysOnlyMatrices) {
   w[matrix] = w[norm] = 2;
   g[matrix] = 3;
   g[norm] = 4;
-  optimizer.update(weights, 0, 0.1, Stream());
+  optimizer.update(weights, 0, 0.1, kAnyNorm, Stream());
   EXPECT_DOUBLE_EQ(*optimizer.grad_squares().as<double>(), 25);
   // clipped to norm 1: 0.6 and 0.8; at the first step the moving averages are these and their
   // squares
@@ -694,7 +881,7 @@ TEST_P(MuonOptimizerTest, TwoStepsFollowTheFormula) {
   for (int64_t step = 0; step < 2; ++step) {
     for (int64_t i = 0; i < n; ++i) g[i] = std::cos(1 + 3.7 * static_cast<double>(i + n * step));
     grads[step].assign(g, g + n);
-    optimizer.update(weights, step, rates[step], Stream());
+    optimizer.update(weights, step, rates[step], kAnyNorm, Stream());
     clip.push_back(1 / std::sqrt(*optimizer.grad_squares().as<double>()));
   }
   EXPECT_LT(clip[0], 0.1);  // it does clip

@@ -18,6 +18,8 @@ struct MuonStep {
   double weight_decay = 0;
   double max_grad_norm =
       std::numeric_limits<double>::infinity();  ///< gradients are scaled down to it
+  double max_good_norm =
+      std::numeric_limits<double>::max();  ///< of gradients with more, or NaN, nothing comes
 };
 
 /// All tensors [n] of one wide dtype, in any cut of the matrices:
@@ -25,7 +27,10 @@ struct MuonStep {
 ///   exp_avg = momentum * exp_avg + g;   direction = g + momentum * exp_avg    (Nesterov's)
 ///
 ///   direction     is overwritten
-///   grad_squares  [1] float64: the sum of squares of the whole gradient; absent: no clipping
+///   grad_squares  [1] float64: the sum of squares of the whole gradient; absent: no clipping, and
+///                 every gradient is good
+///
+/// If sqrt(grad_squares) is not a number up to max_good_norm, exp_avg stays and direction = 0.
 void muon_momentum(const TensorView& direction, const TensorView& exp_avg, const TensorView& grad,
                    const TensorView& grad_squares, const MuonStep& step, const Stream& stream);
 
@@ -44,15 +49,18 @@ void orthogonalise(const TensorView& x, const TensorView& scratch, const Stream&
 /// Elements.
 int64_t orthogonalise_scratch(const Shape& x);
 
-/// One update of a flat range of matrices [rows, columns]; all tensors [n].
+/// One update of a flat range of matrices [rows, columns]; all tensors [n]. Nothing is changed
+/// where muon_momentum changes nothing.
 ///   parameter -= learning_rate * (scale * direction + weight_decay * parameter)
 ///
 ///   parameter  any floating dtype
 ///   master     the parameter in its wide dtype, which is then what is updated, and the parameter
 ///              its rounded copy; absent if the parameter is wide itself
-///   direction  the wide dtype
+///   direction     the wide dtype
+///   grad_squares  as of muon_momentum
 void muon_update(const TensorView& parameter, const TensorView& master, const TensorView& direction,
-                 double scale, const MuonStep& step, const Stream& stream);
+                 const TensorView& grad_squares, double scale, const MuonStep& step,
+                 const Stream& stream);
 /// With which a step moves elements by learning_rate / 5 in the mean square, about as AdamW's does:
 /// its learning rate and decay can be used (Liu et al. 2025, section 2.2).
 double muon_scale(int64_t rows, int64_t columns);
@@ -69,8 +77,9 @@ template <Device D, typename W>
 void quadratic(W* square, const W* gram, int64_t count, int64_t k, double a, double b, double c,
                const Stream& stream);
 template <Device D, typename T>
-void muon_update(T* parameter, Wide<T>* master, const Wide<T>* direction, int64_t n, double scale,
-                 const MuonStep& step, const Stream& stream);
+void muon_update(T* parameter, Wide<T>* master, const Wide<T>* direction,
+                 const double* grad_squares, int64_t n, double scale, const MuonStep& step,
+                 const Stream& stream);
 }  // namespace backend
 
 }  // namespace mirabelle

@@ -45,6 +45,12 @@ struct TrainingState {
   int64_t best_step = -1;
   int64_t validations_since_best = 0;
   std::vector<double> prefix_weights;  ///< see level_weights.h; empty without training.prefix_loss
+  int64_t good_steps = 0;              ///< see step_guard.h; of these
+  double mean_grad_norm = 0;           ///< the running mean
+  int64_t skipped_steps = 0;           ///< of `step`, without an update
+  int64_t bad_steps = 0;               ///< of the whole run, also those that it rolled back
+  int64_t bad_steps_in_row = 0;        ///< the newest
+  int64_t rollbacks = 0;               ///< of the whole run
   bool validation_is_owed = false;     ///< of this step: it was put off by a stop
   bool finished = false;               ///< nothing is left to do
   std::string optimizer = "adamw";     ///< of whom exp_avg and exp_avg_sq are; none: only weights
@@ -107,7 +113,7 @@ class CheckpointWriter {
   /// Whether this rank's files of the pending checkpoint are complete, or failed. Never waits.
   bool is_written() const;
   /// Waits for the pending checkpoint, if any, on all ranks, and puts the folder in place. On an
-  /// error nothing is left of it. Collective.
+  /// error nothing is left of it; a value that is not finite is one. Collective.
   void commit();
 
  private:

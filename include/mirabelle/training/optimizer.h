@@ -36,8 +36,10 @@ class Optimizer {
   void set_weights(const TensorView& weights, const TensorView& values, const Stream& stream);
 
   /// Update number `step` (from 0) with the reducer's sums: clips them to max_grad_norm by their
-  /// global norm, and moves the weights that this rank updates. Only enqueues work.
-  void update(const TensorView& weights, int64_t step, double learning_rate, const Stream& stream);
+  /// global norm, and moves the weights that this rank updates. If the norm is above max_good_norm
+  /// or not finite, weights and moments stay as they are. Only enqueues work.
+  void update(const TensorView& weights, int64_t step, double learning_rate, double max_good_norm,
+              const Stream& stream);
 
   /// [1] float64 on the device: of the whole gradient of the last update, before clipping; every
   /// parameter counts once.
@@ -71,9 +73,9 @@ class Optimizer {
   template <typename Body>
   void for_each_updated(const FlatRange& flat, Body body) const;
   void update_with_adamw(const TensorView& weights, int64_t step, double learning_rate,
-                         const Stream& stream);
+                         double max_good_norm, const Stream& stream);
   void update_with_muon(const TensorView& weights, int64_t layer, double learning_rate,
-                        const Stream& stream);
+                        double max_good_norm, const Stream& stream);
 
   const ParameterLayout& layout_;
   const FlatPartition& partition_;

@@ -41,6 +41,10 @@ struct TrainingConfig {
   double muon_learning_rate = 0;
   double muon_momentum = 0.95;
   double max_grad_norm = 1.0;
+  std::string bad_step = "skip";
+  double spike_factor = 0;
+  int64_t spike_warmup_steps = 100;
+  int64_t max_bad_steps = 10;
 
   double label_smoothing = 0;
   std::vector<double> level_weights;
@@ -49,6 +53,7 @@ struct TrainingConfig {
   double prefix_adaptation_rate = 1e-3;
 
   int64_t log_every_steps = 20;
+  double peak_tflops = 0;
   int64_t validation_every_steps = 500;
   int64_t validation_users = 2000;
   int64_t validation_beam_size = 20;

@@ -16,6 +16,7 @@
 #include "mirabelle/training/metrics_log.h"
 #include "mirabelle/training/micro_step.h"
 #include "mirabelle/training/optimizer.h"
+#include "mirabelle/training/phase_seconds.h"
 #include "mirabelle/training/train_config.h"
 #include "mirabelle/training/weight_gatherer.h"
 
@@ -118,6 +119,7 @@ class Trainer {
     double flops = 0;
     double seconds = 0;
     Stop stop = Stop::kNone;
+    bool is_bad = false;                 ///< the weights were not changed: see step_guard.h
     bool is_dropped = false;             ///< nothing was changed, and the rest is not set
     bool out_of_budget = false;          ///< the run is over
     bool checkpoint_is_written = false;  ///< by all ranks
@@ -136,6 +138,8 @@ class Trainer {
   Stop agree_on_stop();
   void advance(const StepResult& result);
   bool is_due(int64_t every) const { return every > 0 && state_.step % every == 0; }
+  bool answer_bad_step(const StepResult& result);
+  bool go_to_newest_checkpoint();
   std::string end_step(const StepResult& result, Progress& progress);
   std::string stop_early(Stop stop);
   void prepare_output(const std::string& config_text);
@@ -174,9 +178,11 @@ class Trainer {
   double start_;                     // of this process's clock: when the trainer was made
   double seconds_before_start_ = 0;  // spent by the processes before it
   double validation_seconds_ = 0, checkpoint_seconds_ = 0;  // the newest of each took so long
+  PhaseSeconds phase_seconds_;                              // since the newest line of the metrics
   double checkpoint_start_ = 0;  // of the one that is being written, which
   bool checkpoint_is_best_ = false;
   int64_t checkpoint_step_ = 0;
+  int64_t rollback_step_ = -1, rollbacks_to_checkpoint_ = 0;  // of that step
 };
 
 }  // namespace mirabelle

@@ -139,7 +139,8 @@ class TrainingBench {
       if (i + 1 < batches_.size()) queue_.push(batches_[i + 1].view());
       micro_step_.run(queue_.pop(stream_), {}, stream_);
     }
-    optimizer_.update(model_.weights(), num_steps_++, 1e-4, stream_);
+    optimizer_.update(model_.weights(), num_steps_++, 1e-4, std::numeric_limits<double>::max(),
+                      stream_);
     stream_.synchronize();
   }
 
