@@ -622,6 +622,7 @@ TEST_P(BadStepTest, ARollbackGoesOnWithLaterData) {
   TrainingConfig back = config("run");
   back.bad_step = "rollback";
   back.checkpoint_every_steps = 4;
+  back.spike_factor = 1.15;
   const json summary = run(back);
   const std::vector<json> events = bad_steps(output("run"));
   int64_t num_made = 40;  // steps' data
