@@ -264,6 +264,22 @@ TEST_F(YamlReaderTest, RefusesSeveralDocuments) {
             "farm.yaml: holds several YAML documents, wanted one");
 }
 
+TEST_F(YamlReaderTest, EndsWithHostileText) {
+  // yaml-cpp reads documents from this without end
+  EXPECT_NE(refusal(",ata: &* {co:u %prslnix}\ntn\xffkeoezer:\x06 \n"), "nothing was refused");
+  EXPECT_NE(refusal(std::string(100'000, '[')).find("not valid YAML"), std::string::npos);
+  EXPECT_EQ(refusal(std::string(1 << 20, ' ')),
+            "farm.yaml: has 1048576 bytes, wanted a configuration of at most 262144");
+}
+
+TEST_F(YamlReaderTest, CutsLongNamesAndValues) {
+  const std::string name(100'000, 'x'), shown = std::string(100, 'x') + "...";
+  EXPECT_EQ(refusal("orchard: {" + name + ": 1}"), "farm.yaml:1: there is no key orchard." + shown);
+  EXPECT_EQ(refusal(name + ": {}"), "farm.yaml:1: there is no section " + shown);
+  EXPECT_EQ(refusal("orchard: {num_trees: " + name + "}"),
+            "farm.yaml:1: orchard.num_trees wants an integer, not \"" + shown + "\"");
+}
+
 TEST_F(YamlReaderTest, SaysThatAFileIsMissing) {
   EXPECT_EQ(message_of([&] { read_yaml_file("/nowhere/farm.yaml", sections_); }),
             "/nowhere/farm.yaml: no such file");

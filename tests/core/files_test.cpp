@@ -162,5 +162,11 @@ TEST_F(FilesTest, Sha256OfAFileLargerThanOnePiece) {
   EXPECT_EQ(sha256_of_file(folder_ / "more"), sha.hex_digest());
 }
 
+TEST(PlainNameTest, StaysInItsFolder) {
+  for (const char* name : {"a", "a.h5", "..a", "...", "a b"}) EXPECT_TRUE(is_plain_name(name));
+  for (const char* name : {"", ".", "..", "a/b", "/a", "../a"}) EXPECT_FALSE(is_plain_name(name));
+  EXPECT_FALSE(is_plain_name(std::string("a\0b", 3)));
+}
+
 }  // namespace
 }  // namespace mirabelle::testing

@@ -224,6 +224,56 @@ TEST_F(Hdf5FileTest, RefusesTheWrongDtype) {
   expect_data_error("dataset x: holds float32, wanted int32", [&] { file.read<int32_t>("x"); });
 }
 
+TEST_F(Hdf5FileTest, RefusesElementsThatTheFileDoesNotHave) {
+  const Hdf5File file = written([](Hdf5File& f) {
+    f.create_dataset("x", {int64_t{1} << 40}, DType::kFloat32);  // never written
+    f.create_dataset("y", {int64_t{1} << 40, 0, int64_t{1} << 40}, DType::kFloat32);
+    f.write_strings("s", {"a", "b"});
+  });
+  expect_data_error("dataset x: promises 1099511627776 elements, of which the file has 0 bytes",
+                    [&] { file.read<float>("x"); });
+  expect_data_error("dataset y: has a shape of more elements than any file",
+                    [&] { file.shape("y"); });
+  expect_data_error("dataset s_offsets: has 3 elements, wanted those of 1099511627776 strings",
+                    [&] { file.read_strings("s", 0, int64_t{1} << 40); });
+}
+
+/// What the library can make, and we never do.
+TEST_F(Hdf5FileTest, RefusesWhatIsPackedOrStandsElsewhere) {
+  const hid_t file = H5Fcreate(path_.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+  const hsize_t extent = 64;
+  const hid_t space = H5Screate_simple(1, &extent, nullptr);
+  const auto create = [&](const char* name, hid_t properties) {
+    const std::vector<float> zeros(extent);
+    const hid_t made =
+        H5Dcreate2(file, name, H5T_NATIVE_FLOAT, space, H5P_DEFAULT, properties, H5P_DEFAULT);
+    ASSERT_GE(H5Dwrite(made, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, zeros.data()), 0);
+    H5Dclose(made), H5Pclose(properties);
+  };
+  const hid_t packed = H5Pcreate(H5P_DATASET_CREATE);
+  H5Pset_chunk(packed, 1, &extent);
+  H5Pset_deflate(packed, 9);
+  create("packed", packed);
+  const hid_t outside = H5Pcreate(H5P_DATASET_CREATE);
+  H5Pset_external(outside, (folder_ / "other").c_str(), 0, extent * sizeof(float));
+  create("outside", outside);
+  create("one", H5Pcreate(H5P_DATASET_CREATE));
+  H5Lcreate_hard(file, "one", file, "two", H5P_DEFAULT, H5P_DEFAULT);
+  create("here", H5Pcreate(H5P_DATASET_CREATE));
+  H5Lcreate_soft("/here", file, "soft", H5P_DEFAULT, H5P_DEFAULT);
+  H5Lcreate_external("other.h5", "/x", file, "external", H5P_DEFAULT, H5P_DEFAULT);
+  H5Sclose(space), H5Fclose(file);
+
+  const Hdf5File opened = Hdf5File::open(path_);
+  expect_data_error("dataset packed: is compressed", [&] { opened.read<float>("packed"); });
+  expect_data_error("dataset outside: has its values in other files",
+                    [&] { opened.read<float>("outside"); });
+  expect_data_error("dataset two: has several names", [&] { opened.read<float>("two"); });
+  expect_data_error("dataset soft: missing", [&] { opened.read<float>("soft"); });
+  expect_data_error("dataset external: missing", [&] { opened.read<float>("external"); });
+  EXPECT_EQ(opened.read<float>("here").size(), 64u);
+}
+
 TEST_F(Hdf5FileTest, RefusesATruncatedFile) {
   const std::vector<double> values(10000, 1.0);
   written([&](Hdf5File& f) { f.write("x", view_of(values.data(), {10000})); });

@@ -90,6 +90,10 @@ TEST(JsonTest, AWrongFieldIsNamed) {
   refuses("f: \"x\" is 2.5", [&] { json_field_or<std::string>(object, "x", "f", ""); });
 }
 
+TEST(ErrorTest, AMessageIsOneLineWhateverTheFileSays) {
+  EXPECT_STREQ(Error(ErrorKind::kData, "a\nb\t\x1b[2Jc é").what(), "a?b??[2Jc é");
+}
+
 TEST(JsonTest, ShowsLongValuesShortened) {
   EXPECT_EQ(shown(json{{"a", {1, 2}}}), "{\"a\":[1,2]}");
   EXPECT_EQ(shown("a\nb"), "\"a\\nb\"");

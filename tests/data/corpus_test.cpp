@@ -438,6 +438,36 @@ TEST_F(CorpusManifestTest, RefusesCountsThatDoNotAddUp) {
   });
 }
 
+TEST_F(CorpusManifestTest, RefusesMoreThanItsFilesHaveRoomFor) {
+  const int64_t many = int64_t{1} << 40;
+  expect_refused("items is 1099511627776, which has no room in the file",
+                 [&](auto& manifest) { manifest["items"] = many; });
+  expect_refused("shards: users is 1099511627776, which has no room in the file",
+                 [&](auto& manifest) { manifest["shards"][0]["users"] = many; });
+  expect_refused("shards: events is 1099511627776, which has no room in the file",
+                 [&](auto& manifest) { manifest["shards"][0]["events"] = many; });
+  expect_refused("features: dim is 1099511627776, which has no room in the file",
+                 [&](auto& manifest) {
+                   manifest["features"].push_back({{"name", "x"}, {"dim", many}});
+                   manifest["feature_file"] = manifest["catalogue"];
+                 });
+  expect_refused("catalogue.h5: has ", [&](auto& manifest) {  // the manifest claims the room
+    manifest["items"] = many;
+    manifest["catalogue"]["bytes"] = many * 64;
+  });
+}
+
+TEST_F(CorpusManifestTest, RefusesKeysGivenTwiceAndNamesOfOtherFolders) {
+  for (const char* name : {"..", ".", "", "/etc/passwd", "a/../b"}) {
+    expect_refused("wanted a name within the folder",
+                   [&](auto& manifest) { manifest["catalogue"]["file"] = name; });
+  }
+  const TemporaryFolder folder;
+  folder.write("manifest.json", R"({"schema": "mirabelle-corpus", "schema": "x"})");
+  expect_error(ErrorKind::kData, "the key \"schema\" is given twice",
+               [&] { Corpus corpus(folder.path()); });
+}
+
 TEST_F(CorpusManifestTest, RefusesAMissingOrMalformedManifest) {
   const TemporaryFolder folder;
   expect_error(ErrorKind::kData, "no such file", [&] { Corpus corpus(folder.path()); });
@@ -525,8 +555,11 @@ TEST(CorpusTest, RefusesATruncatedOrMissingShard) {
   expect_error(ErrorKind::kData, "(truncated or replaced)",
                [&] { corpus.read_histories(0, 0, 3); });
   expect_error(ErrorKind::kData, "shard-00000.h5", [&] { corpus.read_train_lengths(0, 0, 3); });
+  expect_error(ErrorKind::kData, "(truncated or replaced)", [&] { Corpus(folder / "corpus"); });
   fs::remove(shard);
   expect_error(ErrorKind::kData, "cannot read", [&] { corpus.read_user_ids(0, 0, 3); });
+  expect_error(ErrorKind::kData, "cannot read", [&] { Corpus(folder / "corpus"); });
+  EXPECT_EQ(Corpus(folder / "corpus", CorpusFiles::kCheckedLater).num_users(), 3);
 }
 
 TEST(CorpusTest, IsTheSameWhenWrittenAgain) {

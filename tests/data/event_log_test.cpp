@@ -98,6 +98,11 @@ TEST_F(EventLogTest, IntegersSortByValueAndBeforeOtherIds) {
             (std::vector<json>{9, 10}));
 }
 
+TEST_F(EventLogTest, TimeMinusZeroIsZero) {
+  const Corpus corpus = import("user,item,time\n1,a,0\n1,b,-0\n1,c,0.0\n");
+  EXPECT_EQ(histories(corpus)[0].second, (std::vector<json>{"a", "b", "c"}));  // as in the file
+}
+
 TEST_F(EventLogTest, ReadsQuotedFields) {
   const Corpus corpus = import(
       "\"user\",item,\"time\",note\r\n"

@@ -116,6 +116,21 @@ def npy_seeds():
         write("npy", kind[1:], content)
 
 
+def safetensors_seeds():
+    tensors, data = {"__metadata__": {"format": "pt"}}, b""
+    for name, dtype, shape, width in [("a.weight", "F32", [2, 3], 4), ("b", "BF16", [5], 2), ("c", "F16", [2, 1, 2], 2),
+                                      ("d", "I64", [], 8), ("e", "F32", [0, 7], 4)]:
+        values = bytes(range(width))
+        for extent in shape:
+            values *= extent
+        tensors[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
+        data += values
+    header = json.dumps(tensors).encode()
+    write("safetensors", "dtypes", struct.pack("<Q", len(header)) + header + data)
+    write("safetensors", "empty", struct.pack("<Q", 2) + b"{}")
+    write("safetensors", "long_header", struct.pack("<Q", 1 << 62) + header)
+
+
 def corpus_manifest_seeds():
     file = {"bytes": 4096, "sha256": "0" * 64}
     manifest = {"schema": "mirabelle-corpus", "schema_version": 1, "dataset": "tiny", "users": 60, "items": 40,
@@ -164,6 +179,7 @@ def configuration_seeds():
 if __name__ == "__main__":
     shutil.rmtree(SEEDS, ignore_errors=True)
     npy_seeds()
+    safetensors_seeds()
     corpus_manifest_seeds()
     checkpoint_seeds()
     event_log_seeds()

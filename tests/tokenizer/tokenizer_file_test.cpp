@@ -273,6 +273,9 @@ TEST_F(TokenizerFileTest, RefusesSourcesThatDoNotMatch) {
   expect_refused("2 feature names, 2 dims and 1 weights");
   write_with("features/dims", writes<int64_t>("features/dims", {2, 0}, {2}));
   expect_refused("feature source image has dim 0");
+  const int64_t large = INT64_MAX;
+  write_with("features/dims", writes<int64_t>("features/dims", {2, large}, {2}));
+  expect_refused("feature source image has dim 9223372036854775807, wanted 1 to 16777216");
   for (const double weight : {0.0, -1.0, static_cast<double>(NAN)}) {
     write_with("features/weights", writes<double>("features/weights", {1, weight}, {2}));
     expect_refused("feature source image has weight");
@@ -355,7 +358,9 @@ TEST_F(TokenizerFileTest, RefusesAnRqVaeThatDoesNotFit) {
   expect_refused("rq_vae/sizes has 2 elements, wanted 3");
   with_sizes({3, -4, 7});
   expect_refused("the sizes of the RQ-VAE must be 1 to");
-  with_sizes({int64_t{1} << 40, 4, 7});  // refused before anything of that size is allocated
+  with_sizes({int64_t{1} << 40, 4, 7});
+  expect_refused("the sizes of the RQ-VAE must be 1 to");
+  with_sizes({1 << 24, 4, 7});  // refused before anything of that size is allocated
   expect_refused("wanted a dataset rq_vae/encoders.0.2.weight of shape");
 }
 

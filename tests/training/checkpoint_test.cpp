@@ -343,7 +343,46 @@ TEST_F(CheckpointTest, RefusesAnIndexThatMakesNoSense) {
     expect_refusal_of(norm("24", region),
                       "model.norm.weight of shape [24] has no region [" + std::string(region));
   }
+  for (const char* shape : {"0", "-24", "4611686018427387904, 4"}) {
+    expect_refusal_of(norm(shape, "0,24,0,1,0,24"), "has the shape [");
+  }
+  expect_refusal_of(norm("24", "0,24,0,1,0,24],[0,24,0,1,0,24"),
+                    "the regions hold more than the 24 elements of the tensor");
   expect_refusal_of(norm("24", "0,24,0,1,0,24"), file + "weights/model.norm.weight: missing");
+}
+
+TEST_F(CheckpointTest, RefusesAManifestWithWrongFields) {
+  const fs::path folder = write(folder_.path(), 1);
+  const auto good = nlohmann::json::parse(read_text_file(folder / "manifest.json"));
+  const auto expect_refusal_of = [&](const std::string& pointer, const nlohmann::json& value,
+                                     const std::string& part) {
+    auto manifest = good;
+    manifest[nlohmann::json::json_pointer(pointer)] = value;
+    write_text_file(folder / "manifest.json", manifest.dump());
+    testing::expect_error(ErrorKind::kData, "manifest.json: " + part,
+                          [&] { read_training_state(folder); });
+  };
+  expect_refusal_of("/schema", 7, "\"schema\" is 7, wanted a string");
+  expect_refusal_of("/version", "2", "\"version\" is \"2\", wanted an integer");
+  expect_refusal_of("/state", nlohmann::json::array(), "state: is [], wanted an object");
+  expect_refusal_of("/state/step", 1.5, "state: \"step\" is 1.5, wanted an integer");
+  expect_refusal_of("/state/cursor/block", -1, "state: holds the count -1");
+  expect_refusal_of("/state/finished", 1, "state: \"finished\" is 1, wanted true or false");
+  expect_refusal_of("/state/prefix_weights", {1, "x"}, "state: \"prefix_weights\" is [1,\"x\"]");
+  expect_refusal_of("/tensor_files", {"../tensors.h5"}, "tensor_files holds \"../tensors.h5\"");
+  expect_refusal_of("/sha256/config.yaml", nullptr, "sha256 of \"config.yaml\" is null");
+  write_text_file(folder / "manifest.json", std::string(1 << 16, '['));
+  testing::expect_error(ErrorKind::kData, "nested deeper", [&] { read_training_state(folder); });
+}
+
+TEST_F(CheckpointTest, RefusesABestMarkerThatLeadsElsewhere) {
+  const fs::path output = folder_.path() / "run";
+  write(output, 9);
+  for (const char* name : {"../../other", "step-1/../..", "", "best"}) {
+    write_text_file(output / "checkpoints" / "best", name);
+    testing::expect_error(ErrorKind::kData, "best: names no checkpoint",
+                          [&] { find_checkpoint(output); });
+  }
 }
 
 TEST_F(CheckpointTest, RefusesAnotherModel) {
