@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Writes the seeds that the fuzz targets begin with, into tests/fuzz/seeds/TARGET: small valid files of each
-format, and a few that are nearly valid. HDF5 files are written as tests/fuzz/hdf5_content.h reads them."""
+format, and some that a reader must refuse, each for another reason. HDF5 files are written as tests/fuzz/hdf5_content.h reads them."""
 import json
 import pathlib
 import shutil
@@ -100,6 +100,11 @@ def tokenizer_seeds():
     with_numbers = tokenizer("residual_kmeans", [2, 3, 8], [0, 0, 0, 1, 2, 0, 1, 2, 1])
     write("tokenizer_file", "residual_kmeans", with_numbers + features())
     write("tokenizer_file", "rq_vae", tokenizer("rq_vae", [2, 3, 8], [0, 0, 0, 1, 2, 0, 1, 2, 1]) + features(2) + rq_vae())
+    sizes = b"\n@rq_vae/sizes i64 3\n" + struct.pack("<3q", 1 << 40, 1 << 40, 1 << 40)
+    write("tokenizer_file", "large_rq_vae", tokenizer("rq_vae", [2, 3, 8], [0, 0, 0]) + features(2) + sizes + rq_vae())
+    dims = b"\n@features/dims i64 2\n" + struct.pack("<2q", (1 << 63) - 1, (1 << 63) - 1)
+    write("tokenizer_file", "large_features", with_numbers + dims + features())
+    write("tokenizer_file", "promised", (with_numbers + features()).replace(b" i32 3 3", b" i32? 1152921504606846976 3"))
     write("tokenizer_file", "item_id", tokenizer("item_id", [3], [0, 1, 2]))
     write("tokenizer_file", "shared", tokenizer("residual_kmeans", [2, 3], [0, 0, 1, 2], "shared") + features())
     write("tokenizer_file", "version_1", tokenizer("item_id", [3], [0, 1, 2], version=1))
@@ -114,6 +119,8 @@ def npy_seeds():
         length = struct.pack("<H" if version == 1 else "<I", len(header))
         content = b"\x93NUMPY" + bytes([version, 0]) + length + header.encode() + struct.pack(f"<6{format}", *range(6))
         write("npy", kind[1:], content)
+    write("npy", "too_short", content[:-9])
+    write("npy", "no_rows", content[: content.index(b"\n") + 1].replace(b"(3, 2)", b"(0, 9)"))
 
 
 def safetensors_seeds():
@@ -129,6 +136,13 @@ def safetensors_seeds():
     write("safetensors", "dtypes", struct.pack("<Q", len(header)) + header + data)
     write("safetensors", "empty", struct.pack("<Q", 2) + b"{}")
     write("safetensors", "long_header", struct.pack("<Q", 1 << 62) + header)
+    for name, entry in [("overlap", {"b": [2, 6]}), ("gap", {"b": [5, 9]}), ("outside", {"b": [4, 1 << 40]})]:
+        tensors = {key: {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
+                   for key, (begin, end) in ({"a": [0, 4]} | entry).items()}
+        header = json.dumps(tensors).encode()
+        write("safetensors", name, struct.pack("<Q", len(header)) + header + bytes(8))
+    header = b'{"a": {"dtype": "F64", "shape": [0, 4611686018427387904, 4], "data_offsets": [0, 0]}}'
+    write("safetensors", "shape", struct.pack("<Q", len(header)) + header)
 
 
 def corpus_manifest_seeds():
@@ -142,6 +156,10 @@ def corpus_manifest_seeds():
                 "shards": [{"file": "shard-00000.h5", "users": 50, "events": 600} | file,
                            {"file": "shard-00000.h5", "users": 10, "events": 100} | file]}
     write("corpus_manifest", "leave_one_out", json.dumps(manifest, indent=2))
+    write("corpus_manifest", "many_items", json.dumps(manifest | {"items": 1 << 40}))
+    shard = manifest["shards"][0] | {"users": 1 << 60, "events": 1 << 60, "bytes": (1 << 63) - 1}
+    write("corpus_manifest", "many_users", json.dumps(manifest | {"users": 3 << 60, "shards": [shard] * 9}))
+    write("corpus_manifest", "deep", json.dumps(manifest)[:-1] + ', "law": ' + "[" * 70 + "]" * 70 + "}")
     manifest |= {"split": {"name": "time", "valid_from": 100, "test_from": 200}, "feature_file": None, "features": [],
                  "tie_policy": {"name": "shuffle", "seed": 3}}
     write("corpus_manifest", "time", json.dumps(manifest))
@@ -155,6 +173,9 @@ def checkpoint_seeds():
     manifest = {"schema": "mirabelle-checkpoint", "version": 2, "mirabelle": "0.1.0", "state": state,
                 "tensor_files": files, "sha256": {name: "0" * 64 for name in files + ["config.yaml"]}}
     write("checkpoint_manifest", "two_files", json.dumps(manifest, indent=2))
+    write("checkpoint_manifest", "negative", json.dumps(manifest | {"state": state | {"step": -1}}))
+    write("checkpoint_manifest", "path", json.dumps(manifest | {"tensor_files": ["../a.h5"]}))
+    write("checkpoint_manifest", "types", json.dumps(manifest | {"sha256": ["x"], "version": 2.0}))
     index = {"model.norm.weight": {"shape": [24], "regions": [[0, 24, 0, 1, 0, 12], [0, 24, 0, 1, 12, 24]]},
              "model.embed_tokens.weight": {"shape": [8, 4], "regions": [[0, 8, 0, 2, 0, 16], [0, 8, 2, 4, 3, 7]]}}
     write("tensor_index", "regions", json.dumps(index))
@@ -165,6 +186,8 @@ def event_log_seeds():
     write("event_log", "csv", "\x00user,item,time,rating\n1,a,100,5\n2,b,2014-07-17T06:30:15.5+02:00,\n")
     write("event_log", "quoted", '\x02user,"item",time,"a ""b"""\n1,"x,y",1e9,"5\n"\n\n2,z,2014-07-17,nan\n')
     write("event_log", "tsv", "\x01\ufeffrating\ttime\titem\tuser\r\n4.5\t0\ti\tu\r\n")
+    write("event_log", "fields", "\x02user,item,time\n1,2\n")
+    write("event_log", "open_quote", '\x02user,item,time\n1,2,"3\n')
     write("catalogue", "items", '{"item": 1, "title": "A"}\n{"item": "b2", "tags": ["x", {"y": 1.5}]}\n')
 
 
