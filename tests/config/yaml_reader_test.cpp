@@ -273,7 +273,7 @@ TEST_F(YamlReaderTest, EndsWithHostileText) {
 }
 
 TEST_F(YamlReaderTest, CutsLongNamesAndValues) {
-  const std::string name(100'000, 'x'), shown = std::string(100, 'x') + "...";
+  const std::string name(1000, 'x'), shown = std::string(100, 'x') + "...";
   EXPECT_EQ(refusal("orchard: {" + name + ": 1}"), "farm.yaml:1: there is no key orchard." + shown);
   EXPECT_EQ(refusal(name + ": {}"), "farm.yaml:1: there is no section " + shown);
   EXPECT_EQ(refusal("orchard: {num_trees: " + name + "}"),

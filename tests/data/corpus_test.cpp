@@ -451,10 +451,13 @@ TEST_F(CorpusManifestTest, RefusesMoreThanItsFilesHaveRoomFor) {
                    manifest["features"].push_back({{"name", "x"}, {"dim", many}});
                    manifest["feature_file"] = manifest["catalogue"];
                  });
-  expect_refused("catalogue.h5: has ", [&](auto& manifest) {  // the manifest claims the room
-    manifest["items"] = many;
-    manifest["catalogue"]["bytes"] = many * 64;
-  });
+  const TemporaryFolder folder;  // the manifest may claim the room, but the files do not have it
+  const fs::path path = write_hand_made(folder / "corpus", named()) / "manifest.json";
+  nlohmann::json manifest = nlohmann::json::parse(read_text_file(path));
+  manifest["items"] = many;
+  manifest["catalogue"]["bytes"] = many * 64;
+  write_text_file(path, manifest.dump());
+  expect_error(ErrorKind::kData, "catalogue.h5: has ", [&] { Corpus(folder / "corpus"); });
 }
 
 TEST_F(CorpusManifestTest, RefusesKeysGivenTwiceAndNamesOfOtherFolders) {

@@ -100,7 +100,7 @@ def tokenizer_seeds():
     with_numbers = tokenizer("residual_kmeans", [2, 3, 8], [0, 0, 0, 1, 2, 0, 1, 2, 1])
     write("tokenizer_file", "residual_kmeans", with_numbers + features())
     write("tokenizer_file", "rq_vae", tokenizer("rq_vae", [2, 3, 8], [0, 0, 0, 1, 2, 0, 1, 2, 1]) + features(2) + rq_vae())
-    sizes = b"\n@rq_vae/sizes i64 3\n" + struct.pack("<3q", 1 << 40, 1 << 40, 1 << 40)
+    sizes = b"\n@rq_vae/sizes i64 3\n" + struct.pack("<3q", 2, 2, 1 << 40)
     write("tokenizer_file", "large_rq_vae", tokenizer("rq_vae", [2, 3, 8], [0, 0, 0]) + features(2) + sizes + rq_vae())
     dims = b"\n@features/dims i64 2\n" + struct.pack("<2q", (1 << 63) - 1, (1 << 63) - 1)
     write("tokenizer_file", "large_features", with_numbers + dims + features())

@@ -21,7 +21,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   file.write(mirabelle::fuzz::text_of(data, size));
   mirabelle::fuzz::accepts([&] {
     const mirabelle::SafetensorsReader reader(file.path());
+    uint64_t bytes = 0;  // tensors do not overlap
     for (const auto& [name, tensor] : reader.tensors()) {
+      bytes += tensor.end - tensor.begin;
+      if (tensor.begin < 0 || tensor.end < tensor.begin || bytes > size) std::abort();
       const int64_t elements = tensor.shape.num_elements();
       if (elements < 0 || static_cast<uint64_t>(elements) > size) std::abort();
       read(reader, name, elements);
