@@ -51,7 +51,7 @@ DeviceCommunicator::DeviceCommunicator(const Communicator& world, Device device,
     : world_(world) {
   if (device == Device::kCpu) return;
   const std::string sharing = gpu_sharing(all_places(this_place(device), world));
-  MIRABELLE_CHECK_USAGE(sharing.empty() || config.communicator == "staged", sharing,
+  MIRABELLE_CHECK_USAGE(sharing.empty() || config.communicator != "auto", sharing,
                         "; start one for each GPU, or set parallel.communicator=staged, which "
                         "lets them share, slowly");
   const bool use_nccl =

@@ -111,7 +111,6 @@ std::string check_group(const Communicator& group, Device device, const Communic
                                    " group: its memory, its network or its driver is broken; "
                                    "leave this host out");
   double slowest = bandwidth.bytes_per_second;
-  const Stream host;
   // On the host, whatever `world` works on: all ranks know the bits then.
   for (const std::string& text : all_gather_texts(world, json(slowest).dump())) {
     slowest = std::min(slowest, json::parse(text).get<double>());

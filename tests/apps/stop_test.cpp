@@ -12,6 +12,7 @@
 
 #include "mirabelle/core/error.h"
 #include "mirabelle/core/files.h"
+#include "support/shared_gpus.h"
 #include "support/temporary_folder.h"
 
 namespace mirabelle {
@@ -74,7 +75,7 @@ evaluation: {batch_users: 1}
         "cd " + folder.path().string() + " && export " + marker() +
         " OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 && timeout "
         "200 " +
-        launcher + MIRABELLE_BIN "/" + command + " > out.txt 2>&1";
+        launcher + MIRABELLE_BIN "/" + command + testing::shared_gpus(ranks) + " > out.txt 2>&1";
     shell_ = fork();
     if (shell_ == 0) {
       execl("/bin/sh", "sh", "-c", line.c_str(), nullptr);

@@ -9,6 +9,7 @@
 #include "mirabelle/core/files.h"
 #include "mirabelle/core/hdf5_file.h"
 #include "mirabelle/tokenizer/tokenizer_file.h"
+#include "support/shared_gpus.h"
 #include "support/tiny_corpus.h"
 
 namespace mirabelle {
@@ -85,7 +86,7 @@ TEST_F(TokenizerBuildTest, TrainsAnRqVae) {
 
 TEST_F(TokenizerBuildTest, MakesTheSameFileUnderMpirun) {
   ASSERT_EQ(run(set_corpus() + set_file("one.h5")), 0) << output_;
-  ASSERT_EQ(run(set_corpus() + set_file("three.h5"),
+  ASSERT_EQ(run(set_corpus() + set_file("three.h5") + testing::shared_gpus(3),
                 "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1 "
                 "mpirun -n 3 --oversubscribe --bind-to none --mca mpi_yield_when_idle 1"),
             0)

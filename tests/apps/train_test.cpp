@@ -13,6 +13,7 @@
 #include "mirabelle/core/device.h"
 #include "mirabelle/core/files.h"
 #include "mirabelle/core/memory_plan.h"
+#include "support/shared_gpus.h"
 #include "support/temporary_folder.h"
 
 namespace mirabelle {
@@ -46,7 +47,7 @@ training: {output: run, max_steps: 40, warmup_steps: 5, learning_rate: 8.0e-3, m
     return "cd " + folder.path().string() +
            " && export OMP_NUM_THREADS=1 OMPI_ALLOW_RUN_AS_ROOT=1 "
            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 && " +
-           launcher + MIRABELLE_BIN "/" + program + " > out.txt 2>&1";
+           launcher + MIRABELLE_BIN "/" + program + testing::shared_gpus(ranks) + " > out.txt 2>&1";
   }
   int run(const std::string& program, int ranks = 1) const {
     return WEXITSTATUS(std::system(shell(program, ranks).c_str()));

@@ -12,6 +12,7 @@
 #include "mirabelle/model/transformer.h"
 #include "mirabelle/tokenizer/tokenizer_file.h"
 #include "mirabelle/training/checkpoint.h"
+#include "support/shared_gpus.h"
 #include "support/temporary_folder.h"
 #include "support/tiny_corpus.h"
 
@@ -77,7 +78,7 @@ class TrainedRun : public ::testing::Test {
           std::to_string(ranks) + " ";
     }
     command += std::string(MIRABELLE_BIN) + "/" + program + " --set evaluation.checkpoint=train " +
-               arguments + " > out.txt 2>&1";
+               arguments + testing::shared_gpus(ranks) + " > out.txt 2>&1";
     return WEXITSTATUS(std::system(command.c_str()));
   }
   std::string output() const { return read_text_file(folder / "out.txt"); }

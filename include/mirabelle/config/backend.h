@@ -36,7 +36,7 @@ int ranks_on_device(Device device, const Communicator& world);
 /// What moves tensors of this device between the ranks: `world` itself, or for a GPU a communicator
 /// that can reach its memory, as parallel.communicator says; `reproducible`: sums of floating
 /// numbers are the same bits over every transport. Throws a kUsage Error if ranks share a GPU and
-/// parallel.communicator is not `staged`. Collective.
+/// parallel.communicator is `auto`. Collective.
 class DeviceCommunicator {
  public:
   DeviceCommunicator(const Communicator& world, Device device, const ParallelConfig& config,
