@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Installs what launch/packages.txt lists and this machine lacks. Debian 12; as root or with sudo.
+# Installs what a list (default launch/packages.txt) names and this machine lacks. Debian 12; as root
+# or with sudo.
+#   launch/install_packages.sh [LIST]
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -8,7 +10,7 @@ while read -r package; do
   [[ -z $package || $package == \#* ]] && continue
   dpkg-query --show --showformat='${db:Status-Status}' "$package" 2> /dev/null | grep -qx installed ||
     missing+=("$package")
-done < "$here/packages.txt"
+done < "${1:-$here/packages.txt}"
 [[ ${#missing[@]} -eq 0 ]] && exit 0
 
 as_root=()

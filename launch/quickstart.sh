@@ -55,12 +55,16 @@ global=$(sed -n 's/^ *global_batch_tokens: *\([0-9]*\).*/\1/p' "$config")
 if [[ -n $micro && -n $global ]] && ((global / micro % ranks != 0)); then
   batch=(--set "training.global_batch_tokens=$(((global / micro + ranks - 1) / ranks * ranks * micro))")
 fi
-bin=$root/build/cpu/bin
 step() { printf '\n== %s\n' "$*"; }
 run() { "$root/launch/mpirun.sh" "$ranks" "$@"; }
 
-step "install and build"
-"$root/launch/build.sh" cpu mirabelle-data mirabelle-tokenizer-build mirabelle-train mirabelle-evaluate
+if [[ -e $root/CMakeLists.txt ]]; then
+  step "install and build"
+  "$root/launch/build.sh" cpu mirabelle-data mirabelle-tokenizer-build mirabelle-train mirabelle-evaluate
+  bin=$root/build/cpu/bin
+else # of an installed package
+  bin=$(dirname "$(command -v mirabelle-train)") || fail "mirabelle-train is not in PATH"
+fi
 mkdir -p "$output"
 # Every program reads the same configuration; these are the paths and the time.
 settings=(--config "$config" --set "data.corpus=$output/corpus" --set "tokenizer.file=$output/tokenizer.h5"

@@ -34,6 +34,14 @@ def quietly(*command):
                           stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
+def wait_for(condition, seconds, what):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {seconds} s for {what}")
+        time.sleep(0.1)
+
+
 class Hosts:
     PREFIX, BRIDGE, NETWORK = "plum", "plum-bridge", "10.83.46"
 
@@ -77,8 +85,16 @@ class Hosts:
                               stderr=subprocess.DEVNULL, check=False)
         return list(map(int, pids.stdout.split()))
 
-    def set_link(self, name, state):
-        run("ip", "link", "set", f"{name}-out", state)
+    def take_down(self, name):
+        run("ip", "link", "set", f"{name}-out", "down")
+
+    def bring_up(self, name):
+        """Returns when the host can be reached again."""
+        run("ip", "link", "set", f"{name}-out", "up")
+        probe = f"exec 3<> /dev/tcp/{self.NETWORK}.254/9"  # an answer: nobody listens there
+        wait_for(lambda: "refused" in subprocess.run(
+            ["ip", "netns", "exec", name, "timeout", "1", "bash", "-c", probe], text=True,
+            stderr=subprocess.PIPE, check=False).stderr, 60, f"the link of {name}")
 
     def before_ranks(self, name, commands):
         """What the host does before it starts ranks, in a mount namespace of its own; "": nothing."""
@@ -144,8 +160,8 @@ SchedulerParameters=sched_interval=1,batch_sched_delay=0
         run("slurmctld", "-f", self.conf)
         for node in ("node1", "node2"):
             run("slurmd", "-f", self.conf, "-N", node)
-        self.wait_for(lambda: self.query("sinfo", "-h", "-o", "%D %t") == "2 idle", 60,
-                      "the nodes of Slurm to be idle")
+        wait_for(lambda: self.query("sinfo", "-h", "-o", "%D %t") == "2 idle", 60,
+                 "the nodes of Slurm to be idle")
         return self
 
     def start_munge(self):
@@ -159,7 +175,7 @@ SchedulerParameters=sched_interval=1,batch_sched_delay=0
             run("runuser", "-u", "munge", "--", "mungekey", "--create")
         self.munged = subprocess.Popen(["runuser", "-u", "munge", "--", "munged", "--foreground",
                                         "--force"], stderr=subprocess.DEVNULL)
-        self.wait_for(lambda: quietly("munge", "-n"), 20, "munge")
+        wait_for(lambda: quietly("munge", "-n"), 20, "munge")
 
     def __exit__(self, *_):
         if self.munged or self.conf.exists():
@@ -202,11 +218,3 @@ SchedulerParameters=sched_interval=1,batch_sched_delay=0
         """What scontrol says of it: {"JobState": "RUNNING", ...}"""
         words = self.query("scontrol", "show", "job", number).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
-
-    @staticmethod
-    def wait_for(condition, seconds, what):
-        end = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > end:
-                raise TimeoutError(f"waited {seconds} s for {what}")
-            time.sleep(0.1)

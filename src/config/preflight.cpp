@@ -148,7 +148,7 @@ std::string write_complaint(const fs::path& file, const std::string& text) {
 
 /// Network file systems may show a new file late.
 bool comes_to_be(const fs::path& file, const std::string& text) {
-  for (int tries = 0; tries < 50; ++tries) {
+  for (int tries = 0; tries < 20; ++tries) {
     std::string line;
     if (std::getline(std::ifstream(file), line) && line == text) return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
