@@ -13,6 +13,7 @@ trap 'echo USR1 >> signals; [[ $(wc -l < signals) -lt 2 ]] || exit 75' USR1
 echo "OMP_NUM_THREADS=$OMP_NUM_THREADS $*" > arguments
 [[ $* != *read* ]] || cat > input
 [[ $* != *fail* ]] || exit 3
+[[ $* != *killed* ]] || exit 137
 while [[ $* == *wait* ]]; do sleep 0.05; done
 [[ $* != *lose* ]] || { sleep 2 & sleep 60 > /dev/null 2>&1 & wait; }
 """
@@ -85,6 +86,11 @@ class MpirunTest(unittest.TestCase):
         self.assertEqual((self.folder / "input").read_text(), "a line\n")
         self.assertEqual(self.start("1", "fail").wait(20), 3)
 
+    def test_says_that_a_rank_was_killed(self):
+        job = self.start("1", "killed", stderr=subprocess.PIPE, text=True)
+        self.assertIn("mpirun.sh: SIGKILL ended a rank", job.communicate(timeout=20)[1])
+        self.assertEqual(job.returncode, 137)
+
     def test_asks_the_ranks_to_stop_and_has_their_status(self):
         for first, second in ((signal.SIGTERM, signal.SIGUSR1), (signal.SIGUSR1, signal.SIGTERM)):
             (self.folder / "signals").write_text("")
@@ -103,6 +109,7 @@ class MpirunTest(unittest.TestCase):
         said = job.communicate(timeout=60)[1]
         self.assertEqual(job.returncode, 128 + signal.SIGKILL)
         self.assertIn("mpirun.sh: a part of the job has ended, a host does not answer", said)
+        self.assertNotIn("ended a rank", said)
         self.assertGreater(time.monotonic() - start, 20)
 
     def wait_for(self, condition):
