@@ -139,6 +139,10 @@ def compare(model, log, check):
         ours, theirs = model.logits(tokens), model.logits_of_transformers(tokens)
         differences.append(float(numpy.abs(ours - theirs).max()))
         greedy_equal += model.greedy(tokens) == model.greedy_of_transformers(tokens)
+    words = transformers.AutoTokenizer.from_pretrained(model.folder / "hf")
+    text = " ".join(words.convert_ids_to_tokens(tokens))
+    check("the tokenizer of the folder knows the tokens: " + text[:37] + "...",
+          words(text)["input_ids"] == tokens and text.startswith("<bos> <level_0_"))
     check(f"logits: largest difference {max(differences):.2e}", max(differences) <= TOLERANCE)
     check(f"greedy continuations: {greedy_equal} of 5 equal", greedy_equal == 5)
     lists = {line["user"]: line for line in model.recommendations(10, len(users) * 100)}
