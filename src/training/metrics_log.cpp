@@ -20,7 +20,8 @@ void truncate(const std::filesystem::path& path, const TrainingState& state) {
   for (std::string line; std::getline(file, line);) {
     const json entry = json::parse(line, nullptr, false);
     if (!entry.is_object()) continue;  // a killed run may have written half a line
-    const int64_t step = entry.value("step", state.step + 1);
+    const json stored = entry.value("step", json());
+    const int64_t step = stored.is_number_integer() ? stored.get<int64_t>() : state.step + 1;
     const bool is_owed =
         step == state.step && state.validation_is_owed && entry.contains("validation");
     if (step <= state.step && !is_owed) kept += line + "\n";
