@@ -37,6 +37,11 @@ std::vector<int64_t> sequence_lengths(const BatchLoader::Part& part) {
   return lengths;
 }
 
+/// Of a step's work between two votes on stopping, about: a vote makes the ranks wait for each
+/// other, which took a sixth of the time of micro-steps of a millisecond on a machine with too few
+/// cores.
+constexpr double kVoteSeconds = 0.25;
+
 /// All ranks between which the summed gradients are divided.
 const Communicator* norm_group(const ParallelConfig& parallel, const ParallelContext& ranks) {
   const bool is_sharded = parallel.zero_stage > 0 && ranks.data().size() > 1;
@@ -144,13 +149,14 @@ Trainer::Stop Trainer::run_parts(const BatchLoader::Step& step) {
   batches_.push(batch_view(step.parts.front()));
   for (size_t i = 0; i < step.parts.size(); ++i) {
     const ProfileRange range("micro-batch");
+    const auto part = static_cast<int64_t>(i);
     std::unique_ptr<PendingCollective> vote;  // on its way while the part is computed
-    if (i + 1 < step.parts.size()) {
-      batches_.push(batch_view(step.parts[i + 1]));
+    if (i + 1 < step.parts.size()) batches_.push(batch_view(step.parts[i + 1]));
+    if (i + 1 < step.parts.size() && (part + 1) % parts_per_vote_ == 0) {
       stop_vote_ = static_cast<int64_t>(wanted_stop());
       vote = ranks_.world().start_all_reduce(view_of(&stop_vote_, {1}), ReduceOp::kMax, stream_);
     }
-    run_part(static_cast<int64_t>(i));
+    run_part(part);
     if (vote) vote->wait(stream_);
     if (vote && stop_vote_ > 0) {
       batches_.pop(stream_);
@@ -202,7 +208,7 @@ Trainer::StepResult Trainer::train_step(double learning_rate) {
   loaded_ = load_step();
   const PhaseClock clock(phase_seconds_.forward_backward);
   ranks_.world().synchronize(stream_);
-  result = collect(step);
+  result = collect(step, start);
   MIRABELLE_CHECK(result.is_bad || std::isfinite(result.loss), "the loss is ", result.loss,
                   " at step ", state_.step + 1, ", but the gradient was good and is used already");
   result.seconds = now_seconds() - start;
@@ -211,9 +217,9 @@ Trainer::StepResult Trainer::train_step(double learning_rate) {
 
 /// What all ranks must know of a step. The parts' losses are added in their order, wherever they
 /// were computed.
-Trainer::StepResult Trainer::collect(const BatchLoader::Step& step) {
+Trainer::StepResult Trainer::collect(const BatchLoader::Step& step, double start) {
   const int64_t num_parts = config_.num_parts(), part_sums = 1 + num_levels();
-  std::vector<double> losses(parts_per_rank() * part_sums), sums(num_parts * part_sums + 5);
+  std::vector<double> losses(parts_per_rank() * part_sums), sums(num_parts * part_sums + 6);
   double grad_squares = 0;
   copy(view_of(losses), part_losses_.view().reshaped({part_losses_.view().num_elements()}),
        stream_);
@@ -225,6 +231,7 @@ Trainer::StepResult Trainer::collect(const BatchLoader::Step& step) {
   double& num_signals = figures[2];
   double& num_written = figures[3];
   double& num_bad = figures[4];
+  double& seconds = figures[5];  // of rank 0
   if (ranks_.tensor().rank() == 0) {
     std::copy(losses.begin(), losses.end(),
               sums.begin() + ranks_.data().rank() * parts_per_rank() * part_sums);
@@ -236,12 +243,17 @@ Trainer::StepResult Trainer::collect(const BatchLoader::Step& step) {
   out_of_time = is_out_of_time();
   num_signals = stop_is_requested();
   num_written = writer_.is_pending() && writer_.is_written();
+  if (ranks_.world().rank() == 0) seconds = now_seconds() - start;
   const double grad_norm = std::sqrt(grad_squares);
   num_bad = !(grad_norm <= max_good_norm(config_, state_));  // so NaN is
   ranks_.world().all_reduce(view_of(sums), ReduceOp::kSum, stream_);
   MIRABELLE_CHECK(num_bad == 0 || num_bad == ranks_.world().size(),
                   "the ranks disagree whether step ", state_.step + 1,
                   " is bad: here the gradient's norm is ", grad_norm);
+  if (ranks_.world().size() > 1) {
+    const double part_seconds = seconds / static_cast<double>(parts_per_rank());
+    parts_per_vote_ = static_cast<int64_t>(std::max(1.0, kVoteSeconds / part_seconds));
+  }
   StepResult result;
   result.is_bad = num_bad > 0;
   const auto sum_of_parts = [&](int64_t i) {

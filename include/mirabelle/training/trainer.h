@@ -97,8 +97,8 @@ class Trainer {
   /// It stops earlier if StopSignals on any rank, or max_wall_seconds (since the trainer was made,
   /// but not before one step was made), ask for it: between two micro-steps, when the step is
   /// dropped, or between two batches of users of a validation, which is then owed. What is saved
-  /// goes on as if it had not been stopped. The ranks agree on a request while they compute the
-  /// next micro-step.
+  /// goes on as if it had not been stopped. The ranks vote on it while they compute a micro-step:
+  /// in each, or if they are short every quarter of a second, and after the step.
   ///
   /// Returns the summary that is also written to summary.json: "finished" says whether the run is
   /// over, "stopped_by" why it ended. Collective.
@@ -131,7 +131,7 @@ class Trainer {
   Stop run_parts(const BatchLoader::Step& step);
   void run_part(int64_t part);
   void update_weights(double learning_rate);
-  StepResult collect(const BatchLoader::Step& step);
+  StepResult collect(const BatchLoader::Step& step, double start);
   void seek(const DataCursor& cursor);
   bool is_out_of_time() const;
   Stop wanted_stop() const;
@@ -173,7 +173,7 @@ class Trainer {
   std::optional<BatchLoader::Step> loaded_;  // that step, if it was loaded ahead
   bool is_saved_ = true;  // state_ is that of the newest checkpoint, or of a new run
   std::string config_text_;
-  int64_t stop_vote_ = 0;
+  int64_t stop_vote_ = 0, parts_per_vote_ = 1;
   bool is_timing_ = false, has_stepped_ = false, time_is_budget_ = false;
   double start_;                     // of this process's clock: when the trainer was made
   double seconds_before_start_ = 0;  // spent by the processes before it
