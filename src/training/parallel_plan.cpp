@@ -122,7 +122,8 @@ class StepTraffic {
     if (is_sharded() && run_.training.uses_muon()) add_directions();
     if (is_sharded()) add_weights();
     const int64_t part_sums = 1 + model_.loss_options().num_levels();
-    count_.all_reduce(world_, "the step's figures", run_.training.num_parts() * part_sums + 3,
+    count_.all_reduce(world_, "the step's figures",
+                      run_.training.num_parts() * part_sums + Trainer::kStepFigures,
                       DType::kFloat64);
     return count_.traffic();
   }

@@ -152,7 +152,8 @@ Trainer::Stop Trainer::run_parts(const BatchLoader::Step& step) {
     const auto part = static_cast<int64_t>(i);
     std::unique_ptr<PendingCollective> vote;  // on its way while the part is computed
     if (i + 1 < step.parts.size()) batches_.push(batch_view(step.parts[i + 1]));
-    if (i + 1 < step.parts.size() && (part + 1) % parts_per_vote_ == 0) {
+    const bool votes = !is_timing_ && i + 1 < step.parts.size();
+    if (votes && (part + 1) % parts_per_vote_ == 0) {
       stop_vote_ = static_cast<int64_t>(wanted_stop());
       vote = ranks_.world().start_all_reduce(view_of(&stop_vote_, {1}), ReduceOp::kMax, stream_);
     }
@@ -219,7 +220,8 @@ Trainer::StepResult Trainer::train_step(double learning_rate) {
 /// were computed.
 Trainer::StepResult Trainer::collect(const BatchLoader::Step& step, double start) {
   const int64_t num_parts = config_.num_parts(), part_sums = 1 + num_levels();
-  std::vector<double> losses(parts_per_rank() * part_sums), sums(num_parts * part_sums + 6);
+  std::vector<double> losses(parts_per_rank() * part_sums),
+      sums(num_parts * part_sums + kStepFigures);
   double grad_squares = 0;
   copy(view_of(losses), part_losses_.view().reshaped({part_losses_.view().num_elements()}),
        stream_);

@@ -59,7 +59,7 @@ class Corpus {
  public:
   /// Reads the manifest only. Throws if it is missing, malformed or of another schema version,
   /// promises more users, events, items or features than its files have room for, or if a file has
-  /// another size than it says.
+  /// another size than it says (that of the features: when they are read).
   explicit Corpus(const std::filesystem::path& folder,
                   CorpusFiles with_files = CorpusFiles::kChecked);
 

@@ -65,6 +65,9 @@ class Trainer {
   static FlatPartition partition_of(const ParallelConfig& parallel, const ParameterLayout& layout,
                                     DType dtype, int64_t data_parallel_size, int64_t rank);
 
+  /// Numbers of a step that the ranks sum up, beside the losses of its parts.
+  static constexpr int64_t kStepFigures = 6;
+
   /// Seconds of each of `num_steps` optimizer steps, and their useful floating-point operations.
   /// The steps are complete, but at learning rate 0; afterwards everything is as before.
   /// Collective.
