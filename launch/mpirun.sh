@@ -55,19 +55,20 @@ end_without_lost_hosts() {
     seconds=$((now > 0 && now < most ? seconds + 1 : 0))
     if ((seconds == 20)); then
       echo "mpirun.sh: a part of the job has ended, a host does not answer: ending without it" >&2
+      kill -USR2 $$
       kill -KILL $job
-      return
     fi
     sleep 1 > /dev/null 2>&1 # holds no pipe of a caller's open
   done
 }
+gave_up=
+trap 'gave_up=1' USR2
 end_without_lost_hosts &
-watcher=$!
-trap 'kill $watcher 2> /dev/null' EXIT
+trap "kill $! 2> /dev/null" EXIT
 
 while kill -0 $job 2> /dev/null; do wait $job || true; done # a signal ends the wait, not the job
 wait $job || status=$?
-if ((${status:-0} > 128)) && kill -0 $watcher 2> /dev/null; then # mpirun -q keeps it to itself
+if [[ -z $gave_up ]] && ((${status:-0} > 128)); then # mpirun -q keeps it to itself
   echo "mpirun.sh: SIG$(kill -l $((status - 128))) ended a rank, one that says nothing above" \
     "(SIGKILL: perhaps the host's memory ran out)" >&2
 fi

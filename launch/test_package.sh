@@ -15,7 +15,8 @@ else
   root=$(mktemp -d)
   trap 'rm -rf --one-file-system "$root"' EXIT
 fi
-./launch/build.sh cpu
+./launch/build.sh cpu mirabelle-data mirabelle-tokenizer-build mirabelle-train mirabelle-evaluate \
+  mirabelle-recommend mirabelle-bench
 command -v debootstrap dpkg-shlibdeps > /dev/null ||
   apt-get install -y -q --no-install-recommends debootstrap dpkg-dev > /dev/null
 
