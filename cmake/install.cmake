@@ -1,11 +1,11 @@
 # cmake --install and, of a CPU build, a Debian package (cpack): executables, libraries and headers for
 # programs of one's own (find_package(mirabelle)), configurations, launch scripts, documentation.
 set(programs mirabelle-data mirabelle-tokenizer-build mirabelle-train mirabelle-evaluate
-    mirabelle-recommend mirabelle-bench)
+    mirabelle-recommend mirabelle-convert mirabelle-bench)
 install(TARGETS ${programs})
 install(TARGETS mirabelle_options mirabelle_core mirabelle_kernels mirabelle_cpu_kernels
                 mirabelle_comm mirabelle_data mirabelle_tokenizer mirabelle_model
-                mirabelle_training mirabelle_evaluation mirabelle_config
+                mirabelle_training mirabelle_convert mirabelle_evaluation mirabelle_config
         EXPORT mirabelle DESTINATION ${MIRABELLE_LIBRARIES})
 if(MIRABELLE_CUDA)
   install(TARGETS mirabelle_cuda_kernels EXPORT mirabelle DESTINATION ${MIRABELLE_LIBRARIES})

@@ -416,7 +416,11 @@ def main():
         folder = pathlib.Path(name)
         with Hosts(folder, 3) as hosts:
             test = ClusterTest(folder, hosts)
-            test.prepare()
+            try:
+                test.prepare()
+            except Failure as failure:
+                print(f"{failure}\n0 passed, 1 failed")
+                return 1
             on_hosts, in_slurm = test.all_cases()
             failed = run_cases(on_hosts, arguments.only, rows)
         if any(arguments.only in case.__name__ for case in in_slurm):

@@ -16,7 +16,7 @@ else
   trap 'rm -rf --one-file-system "$root"' EXIT
 fi
 ./launch/build.sh cpu mirabelle-data mirabelle-tokenizer-build mirabelle-train mirabelle-evaluate \
-  mirabelle-recommend mirabelle-bench
+  mirabelle-recommend mirabelle-convert mirabelle-bench
 command -v debootstrap dpkg-shlibdeps > /dev/null ||
   apt-get install -y -q --no-install-recommends debootstrap dpkg-dev > /dev/null
 
