@@ -92,7 +92,7 @@ Hdf5File Hdf5File::create(const std::filesystem::path& path) {
   prepare_library();
   Hdf5File result(path);
   result.file_ = decltype(file_)(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT));
-  if (!result.file_) result.fail("", "cannot create the file");
+  if (!result.file_) result.fail("", "cannot create the file (is the disk full?)");
   return result;
 }
 
