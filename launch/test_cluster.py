@@ -33,8 +33,9 @@ EXPLANATION = f"""# Faults, and what comes of them
 Written by `launch/test_cluster.sh --write` from a real run, which is also a test: 4 ranks on 3 hosts of
 a virtual network, or jobs of a Slurm with 2 nodes, all on one machine. A checkpoint was written every
 second step; `parallel.fault_timeout_seconds` was {FAULT_TIMEOUT_SECONDS} (the default is 600). *Lost* are the steps that the
-next start had to repeat. Every run was then finished, and had the losses, weights and moments of an
-undisturbed run on one rank, bit by bit.
+next start had to repeat. Every run that had begun was then started again, went on from its newest
+checkpoint, and when it was finished (that of the time limit was not waited for) had the losses, weights
+and moments of an undisturbed run on one rank, bit by bit.
 
 """
 
@@ -409,6 +410,8 @@ def main():
     parser.add_argument("--only", default="")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
+    if arguments.write and arguments.only:
+        parser.error("--write wants all cases")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # hosts and daemons are removed
 
     rows = []
