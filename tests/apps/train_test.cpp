@@ -90,6 +90,32 @@ TEST_F(TrainProgramTest, LearnsAndEvaluatesOnTwoRanks) {
   EXPECT_LT(result["recall@10"].get<double>(), result["ceiling_recall@10"].get<double>());
 }
 
+TEST_F(TrainProgramTest, BeginsWithTheWeightsOfAnotherRun) {
+  const std::string train =
+      "mirabelle-train --config tiny.yaml --set training.validation_every_steps=0 --set "
+      "training.log_every_steps=1 --set training.checkpoint_every_steps=15 ";
+  ASSERT_EQ(run(train + "--set training.max_steps=30 --set training.output=first"), 0) << output();
+  const std::string second = "--set training.output=second --set training.init_from=first ";
+  ASSERT_EQ(run(train + "--set training.max_steps=2 " + second, 2), 0) << output();
+  EXPECT_NE(output().find("begin with the weights of first"), std::string::npos) << output();
+  const auto loss = [&](const char* name, size_t step) {
+    return std::stod(losses(name).at(step - 1).substr(7));
+  };
+  EXPECT_LT(loss("second", 1), loss("first", 1) - 0.1);
+  EXPECT_LT(loss("second", 1), loss("first", 15));
+  // A run that goes on has its own weights.
+  fs::remove(folder / "second/summary.json");
+  ASSERT_EQ(run(train + "--set training.max_steps=4 " + second), 0) << output();
+  EXPECT_EQ(output().find("begin with"), std::string::npos) << output();
+
+  EXPECT_EQ(run(train + "--set training.output=third --set training.init_from=nowhere"), 2);
+  EXPECT_NE(output().find("nowhere: neither a checkpoint"), std::string::npos) << output();
+  EXPECT_EQ(run(train + "--set training.output=third --set training.init_from=first --set "
+                        "model.ffn_hidden_size=48"),
+            3);
+  EXPECT_NE(output().find("by the configuration"), std::string::npos) << output();
+}
+
 TEST_F(TrainProgramTest, BeginsWithWhatTheTokenizerKnows) {
   const std::string train =
       "mirabelle-train --config tiny.yaml --set training.max_steps=30 --set "
