@@ -189,8 +189,8 @@ int64_t Corpus::shard_users(int64_t shard) const {
 
 int64_t Corpus::shard_first_user(int64_t shard) const { return first_users_[shard]; }
 
-/// But for that of the features, which is compared when it is read: nothing else needs it once there
-/// is a tokenizer.
+/// But for that of the features, which is compared when it is read: nothing else needs it once
+/// there is a tokenizer.
 void Corpus::check_files() const {
   check_bytes(folder_, manifest_["catalogue"]);
   for (const json& shard : manifest_["shards"]) check_bytes(folder_, shard);
