@@ -277,6 +277,7 @@ Difference difference(const TensorSource& a, const TensorSource& b, const std::s
   Difference result;
   const int64_t num_rows = std::min(a.info(name).num_rows(), b.info(name).num_rows());
   const int64_t row_size = a.info(name).row_size();
+  if (row_size == 0) return result;  // of a head that nobody uses; no other tensor may be empty
   std::vector<float> other;
   for_each_slab(a, name, [&](int64_t begin, std::span<const float> rows) {
     const int64_t count = std::clamp<int64_t>(num_rows - begin, 0, rows.size() / row_size);

@@ -125,6 +125,24 @@ TEST_F(ConvertProgramTest, AnImportedModelIsAnyProgramsCheckpoint) {
   }());
 }
 
+// The one tensor that may be there without being wanted, so that nothing knows its shape.
+TEST_F(ConvertProgramTest, ComparesModelsWithAnEmptyHeadThatNobodyUses) {
+  ASSERT_EQ(convert("export train hf"), 0) << output();
+  const auto source = open_hugging_face_tensors(folder / "hf");
+  std::vector<LogicalTensor> tensors = {{"lm_head.weight", {3, 0}}};
+  std::vector<float> values;
+  for (const auto& [name, tensor] : source->tensors()) {
+    tensors.push_back({name, tensor.shape});
+    const std::vector<float> all = weights(*source, name);
+    values.insert(values.end(), all.begin(), all.end());
+  }
+  SafetensorsWriter writer(folder / "hf/model.safetensors", DType::kFloat32, tensors);
+  writer.append(values);
+  writer.close();
+  EXPECT_EQ(convert("diff hf hf --tolerance 0"), 0) << output();
+  EXPECT_NE(output().find("0 of 0"), std::string::npos) << output();
+}
+
 TEST_F(ConvertProgramTest, WritesLogitsForOtherPrograms) {
   ASSERT_EQ(convert("logits " + (kFixtures / "llama").string() + " logits.npy --tokens 3,1,39"), 0)
       << output();
